@@ -1,0 +1,35 @@
+# Each target does all the set-up that it needs: see scripts/setup.sh.
+PY := .venv/bin/python
+EXAMPLES := $(sort $(wildcard examples/[0-9][0-9]_*.py))
+CHECKED := $(wildcard celery_actors tests examples benchmarks config)
+
+.PHONY: demo test lint unit integration bench setup clean
+
+# Every example, in order, until one fails.
+demo: setup
+	@set -e; for example in $(EXAMPLES); do \
+	    printf '\n=== %s\n' "$$example"; \
+	    $(PY) -u "$$example"; \
+	done
+
+test: lint unit integration
+
+lint: setup
+	$(PY) -m ruff check $(CHECKED)
+	$(PY) -m ruff format --check $(CHECKED)
+	$(PY) -m mypy
+
+unit: setup
+	$(PY) -m pytest tests/unit
+
+integration: setup
+	$(PY) -m pytest tests --ignore=tests/unit
+
+bench: setup
+	$(PY) benchmarks/run.py
+
+setup:
+	@scripts/setup.sh
+
+clean:
+	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache
