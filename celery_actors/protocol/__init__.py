@@ -1,0 +1,1 @@
+"""What travels: small frozen types, their encoding and their signatures."""

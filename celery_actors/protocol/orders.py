@@ -1,0 +1,73 @@
+"""Orders: the few messages that are not calls, to a node worker or into a mailbox.
+
+A body is ``b"CAO1"``, a 16-byte signature over ``b"order"``, the queue's name and the
+rest, then the order as JSON.  Bound to the queue's name, an order can't be replayed to
+another node or actor.  To repeat one in its own queue is harmless: orders only make
+their receiver look at the record in Redis.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from enum import Enum
+
+from celery_actors.exceptions import TamperedError
+from celery_actors.protocol.signing import SIGNATURE_BYTES, Signer
+
+__all__ = ["ORDER_TASK", "Order", "OrderKind", "decode_order", "encode_order", "is_order"]
+
+ORDER_TASK = "celery_actors.order"
+_MAGIC = b"CAO1"
+_KIND = b"order"
+
+
+class OrderKind(str, Enum):
+    """What is asked."""
+
+    START = "start"  # to a node: an actor was placed on you
+    KILL = "kill"  # to a node: this actor's process must end
+    STOP = "stop"  # into a mailbox: stop, if no hold is left, behind the calls before
+    FETCH = "fetch"  # to a node: send an object of your shared memory
+    FREE = "free"  # to a node: an object of your shared memory is no longer needed
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """One order.
+
+    :ivar subject: the actor's id, or the segment (FETCH, FREE), in hex.
+    :ivar incarnation: of the actor, where it matters.
+    """
+
+    kind: OrderKind
+    subject: str
+    incarnation: str = ""
+    reply_to: str = ""
+
+
+def encode_order(signer: Signer, queue: str, order: Order) -> bytes:
+    """Sign and encode ``order`` for ``queue``."""
+    body = json.dumps(asdict(order), separators=(",", ":")).encode()
+    return b"".join((_MAGIC, signer.sign(_KIND, queue.encode(), b"\0", body), body))
+
+
+def is_order(data: bytes) -> bool:
+    """Whether a message body claims to be an order."""
+    return data[:4] == _MAGIC
+
+
+def decode_order(signer: Signer, queue: str, data: bytes) -> Order:
+    """Verify and decode an order found in ``queue``.
+
+    :raises TamperedError: no order, altered, or written for another queue.
+    """
+    what = f"an order in queue {queue}"
+    if not is_order(data):
+        raise TamperedError(f"{what} is not of this protocol (expected {_MAGIC!r})")
+    body = data[4 + SIGNATURE_BYTES :]
+    signer.check(data[4 : 4 + SIGNATURE_BYTES], _KIND, queue.encode(), b"\0", body, what=what)
+    fields = json.loads(body)
+    return Order(
+        OrderKind(fields["kind"]), fields["subject"], fields["incarnation"], fields["reply_to"]
+    )

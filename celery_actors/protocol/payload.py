@@ -1,0 +1,124 @@
+"""The payload of a call: its arguments.  Version 1, integers big-endian.  ::
+
+    when ARGUMENTS:  2 count, then for each ref argument at top level:
+                     18 object id, 4 length, value (length 0xffffffff: the actor reads
+                     it from the store; the caller has seen that it is there, or an
+                     earlier call of the same caller to the same actor makes it)
+    when HANDLES:    2 count, then 16 each: actors whose handles are inside
+    1 form           PLAIN: the pickle stream of (args, kwargs)
+                     FRAMES: packed frames (celery_actors.protocol.values)
+                     STORED: 18 object id, then a stored value (large arguments)
+
+Ref arguments stand in args and kwargs as :class:`RefArgument`, by their place in the
+table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from struct import Struct
+from typing import NamedTuple
+
+from typing_extensions import Buffer
+
+from celery_actors.ids import OBJECT_BYTES
+from celery_actors.protocol.calls import CallFlag
+from celery_actors.protocol.values import pack_frames
+
+__all__ = [
+    "Form",
+    "Payload",
+    "RefArgument",
+    "decode_payload",
+    "encode_arguments",
+    "encode_body",
+    "encode_stored",
+    "split_stored",
+]
+
+_COUNT = Struct(">H")
+_ARGUMENT = Struct(">18sI")
+_IN_STORE = 0xFFFFFFFF
+
+
+class Form:
+    """How the arguments lie in the payload."""
+
+    PLAIN = 0
+    FRAMES = 1
+    STORED = 2
+
+
+@dataclass(frozen=True, slots=True)
+class RefArgument:
+    """Stands for a ref at top level of the arguments: the ``index``-th in the table."""
+
+    index: int
+
+
+class Payload(NamedTuple):
+    """A decoded payload; ``data`` is still pickled."""
+
+    arguments: Sequence[tuple[bytes, bytes | None]]
+    actors: Sequence[bytes]
+    form: int
+    data: memoryview
+
+
+def encode_body(frames: Sequence[Buffer], actors: Sequence[bytes]) -> bytes:
+    """Encode pickled arguments (small ones) with the handles inside them."""
+    head = _handles(actors)
+    if len(frames) == 1:
+        return b"".join((head, b"\0", frames[0]))
+    return b"".join((head, b"\1", pack_frames(frames)))
+
+
+def encode_stored(oid: bytes, value: bytes, actors: Sequence[bytes]) -> bytes:
+    """Encode large arguments that lie in shared memory."""
+    return b"".join((_handles(actors), b"\2", oid, value))
+
+
+def _handles(actors: Sequence[bytes]) -> bytes:
+    return b"".join((_COUNT.pack(len(actors)), *actors)) if actors else b""
+
+
+def encode_arguments(arguments: Sequence[tuple[bytes, bytes | None]]) -> bytes:
+    """Encode the values of ref arguments, to stand before the body."""
+    parts = [_COUNT.pack(len(arguments))]
+    for oid, value in arguments:
+        if value is None:
+            parts.append(_ARGUMENT.pack(oid, _IN_STORE))
+        else:
+            parts += (_ARGUMENT.pack(oid, len(value)), value)
+    return b"".join(parts)
+
+
+def decode_payload(data: bytes, flags: int) -> Payload:
+    """Split the payload of a verified call."""
+    arguments: list[tuple[bytes, bytes | None]] = []
+    actors: list[bytes] = []
+    at = 0
+    if flags & CallFlag.ARGUMENTS:
+        (count,) = _COUNT.unpack_from(data)
+        at = 2
+        for _ in range(count):
+            oid, length = _ARGUMENT.unpack_from(data, at)
+            at += _ARGUMENT.size
+            if length == _IN_STORE:
+                arguments.append((oid, None))
+            else:
+                arguments.append((oid, data[at : at + length]))
+                at += length
+    if flags & CallFlag.HANDLES:
+        (count,) = _COUNT.unpack_from(data, at)
+        at += 2
+        for _ in range(count):
+            actors.append(data[at : at + 16])
+            at += 16
+    return Payload(arguments, actors, data[at], memoryview(data)[at + 1 :])
+
+
+def split_stored(data: memoryview) -> tuple[bytes, bytes]:
+    """Split the data of form STORED into object id and value."""
+    return bytes(data[:OBJECT_BYTES]), bytes(data[OBJECT_BYTES:])

@@ -1,0 +1,201 @@
+"""Stored values and pushes: what comes back from a call.  Version 1.
+
+A *value* (result of a call, object that was put) is stored and pushed in this form,
+integers big-endian::
+
+    0   16  signature    over b"value", the object id, the flags and what is signed of
+                         the payload (all of it; of a value in shared memory the segment's
+                         layout and the pickle stream)
+    16  1   flags        ValueFlag
+    17  …   when CONTAINS: 2 count of actors, 16 each; 2 count of objects, 18 each
+        …   payload      the pickle stream; when FRAMES: packed frames; when SHARED:
+                         the segment (celery_actors.store.shm) and the stream's digest
+
+Packed frames: 2 count, 8 each the length, then the frames; frame 0 is the pickle
+stream, the others are its out-of-band buffers (pickle protocol 5).
+
+A *push* tells a caller what a commit finished::
+
+    0   4   b"CAR1"
+    4   16  signature    over b"push", the caller id and everything after it
+    20  16  actor id
+    36  8   cursor       the caller's highest finished sequence at this actor
+    44  2   count, then count times:  8 task sequence, 2 index, 4 length, value
+                         (length 0xffffffff: announced, read it from the store)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from struct import Struct
+from typing import Final, NamedTuple
+
+from typing_extensions import Buffer
+
+from celery_actors.exceptions import TamperedError
+from celery_actors.ids import OBJECT_BYTES
+from celery_actors.protocol.signing import SIGNATURE_BYTES, Signer
+
+__all__ = [
+    "Push",
+    "Pushed",
+    "Value",
+    "ValueFlag",
+    "decode_push",
+    "decode_value",
+    "encode_push",
+    "encode_value",
+    "pack_frames",
+    "unpack_frames",
+]
+
+_VALUE_KIND = b"value"
+_PUSH_KIND = b"push"
+_PUSH_MAGIC = b"CAR1"
+_PUSH_HEAD = Struct(">16sQH")
+_PUSH_ITEM = Struct(">QHI")
+_PUSH_AT = len(_PUSH_MAGIC) + SIGNATURE_BYTES
+_ANNOUNCED = 0xFFFFFFFF
+_COUNT = Struct(">H")
+
+
+class ValueFlag:
+    """How a stored value is to be read: bits of an int."""
+
+    NONE: Final = 0
+    ERROR: Final = 1  # getting it raises
+    FRAMES: Final = 2  # out-of-band buffers follow the pickle stream
+    SHARED: Final = 4  # the frames lie in a node's shared memory
+    CONTAINS: Final = 8  # handles or refs are inside
+
+
+class Value(NamedTuple):
+    """A verified stored value."""
+
+    flags: int
+    payload: memoryview
+    actors: tuple[bytes, ...]
+    objects: tuple[bytes, ...]
+
+
+class Pushed(NamedTuple):
+    """One result in a push, by task sequence and place among the return values.
+
+    ``value`` is ``None`` where it was only announced.
+    """
+
+    task: int
+    place: int
+    value: bytes | None
+
+
+class Push(NamedTuple):
+    """What one commit finished for one caller."""
+
+    actor: bytes
+    cursor: int
+    results: Sequence[Pushed]
+
+
+def pack_frames(frames: Sequence[Buffer]) -> bytes:
+    """Join the frames of one value."""
+    views = [memoryview(frame).cast("B") for frame in frames]
+    head = Struct(f">H{len(views)}Q").pack(len(views), *(view.nbytes for view in views))
+    return b"".join((head, *views))
+
+
+def unpack_frames(data: Buffer) -> list[memoryview]:
+    """Split what :func:`pack_frames` joined, without a copy."""
+    view = memoryview(data)
+    (count,) = _COUNT.unpack_from(view)
+    lengths = Struct(f">{count}Q").unpack_from(view, 2)
+    frames, offset = [], 2 + 8 * count
+    for length in lengths:
+        frames.append(view[offset : offset + length])
+        offset += length
+    return frames
+
+
+def encode_value(
+    signer: Signer,
+    oid: bytes,
+    flags: int,
+    payload: Buffer,
+    actors: Sequence[bytes] = (),
+    objects: Sequence[bytes] = (),
+) -> bytes:
+    """Sign and encode a value; ``actors`` and ``objects`` are those inside it."""
+    contains = b""
+    if actors or objects:
+        flags |= ValueFlag.CONTAINS
+        contains = b"".join(
+            (_COUNT.pack(len(actors)), *actors, _COUNT.pack(len(objects)), *objects)
+        )
+    head = bytes((flags,)) + contains
+    return b"".join((signer.sign(_VALUE_KIND, oid, head, payload), head, payload))
+
+
+def decode_value(signer: Signer, oid: bytes, data: bytes) -> Value:
+    """Verify a value that was stored under ``oid``.
+
+    :raises TamperedError: altered, or stored under another id.
+    """
+    view = memoryview(data)
+    signer.check(
+        view[:SIGNATURE_BYTES], _VALUE_KIND, oid, view[SIGNATURE_BYTES:], what=f"object {oid.hex()}"
+    )
+    flags = data[SIGNATURE_BYTES]
+    offset = SIGNATURE_BYTES + 1
+    if not flags & ValueFlag.CONTAINS:
+        return Value(flags, view[offset:], (), ())
+    actors, offset = _ids(data, offset, 16)
+    objects, offset = _ids(data, offset, OBJECT_BYTES)
+    return Value(flags, view[offset:], actors, objects)
+
+
+def _ids(data: bytes, offset: int, size: int) -> tuple[tuple[bytes, ...], int]:
+    (count,) = _COUNT.unpack_from(data, offset)
+    offset += 2
+    end = offset + count * size
+    return tuple(data[at : at + size] for at in range(offset, end, size)), end
+
+
+def encode_push(
+    signer: Signer, caller: bytes, actor: bytes, cursor: int, results: Iterable[Pushed]
+) -> bytes:
+    """Encode what a commit finished for one caller."""
+    parts: list[bytes] = []
+    count = 0
+    for task, place, value in results:
+        count += 1
+        if value is None:
+            parts.append(_PUSH_ITEM.pack(task, place, _ANNOUNCED))
+        else:
+            parts.append(_PUSH_ITEM.pack(task, place, len(value)))
+            parts.append(value)
+    body = b"".join((_PUSH_HEAD.pack(actor, cursor, count), *parts))
+    return b"".join((_PUSH_MAGIC, signer.sign(_PUSH_KIND, caller, body), body))
+
+
+def decode_push(signer: Signer, caller: bytes, data: bytes) -> Push:
+    """Verify and decode a push to ``caller``.
+
+    :raises TamperedError: altered, or meant for another caller.
+    """
+    view = memoryview(data)
+    if data[:4] != _PUSH_MAGIC or len(data) < _PUSH_AT + _PUSH_HEAD.size:
+        raise TamperedError("a reply is not of this protocol")
+    signer.check(view[4:_PUSH_AT], _PUSH_KIND, caller, view[_PUSH_AT:], what="a reply")
+    actor, cursor, count = _PUSH_HEAD.unpack_from(data, _PUSH_AT)
+    offset = _PUSH_AT + _PUSH_HEAD.size
+    results = []
+    unpack, size = _PUSH_ITEM.unpack_from, _PUSH_ITEM.size
+    for _ in range(count):
+        task, index, length = unpack(data, offset)
+        offset += size
+        if length == _ANNOUNCED:
+            results.append(Pushed(task, index, None))
+        else:
+            results.append(Pushed(task, index, data[offset : offset + length]))
+            offset += length
+    return Push(actor, cursor, results)

@@ -1,0 +1,1 @@
+"""Objects: results in Redis, large values in shared memory.  Nothing else touches their keys."""

@@ -1,0 +1,68 @@
+-- One commit of an actor: results, plain results, pushes, cursors, in one step.
+--
+-- Guarantee: either all of it happens, or (another incarnation holds the record, or the
+-- number is not the next) none.  A commit is retried after a lost connection with the
+-- same number: an equal number from the same incarnation answers OK without doing it
+-- again.  Cursors and the number are written last, so that a script that dies on the way
+-- (out of memory) is repeated whole.
+--
+-- ARGV: record key, incarnation, number, cursor key, ttl (ms),
+--       blocks, cursors, pushes, plain  (counts), then
+--       a block:  result key, waiters key, n, n times field, value
+--       a cursor: caller, sequence
+--       a push:   channel, payload
+--       a plain result: key, ttl (s), value
+local record, incarnation, number, cursor_key = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
+local ttl = ARGV[5]
+local held = redis.call('HGET', record, 'incarnation')
+if held ~= incarnation then
+  return 'REFUSED incarnation ' .. (held or 'none')
+end
+local last = tonumber(redis.call('HGET', cursor_key, '#') or '0')
+if number == last then
+  return 'OK'
+end
+if number ~= last + 1 then
+  return 'REFUSED number ' .. tostring(last)
+end
+-- HSET in parts: a Lua call takes at most some 8,000 arguments.
+local function write(key, first, last)
+  for part = first, last, 4000 do
+    redis.call('HSET', key, unpack(ARGV, part, math.min(part + 3999, last)))
+  end
+end
+local at = 10
+for _ = 1, tonumber(ARGV[6]) do
+  local key, waiters, count = ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 2])
+  local first = at + 3
+  at = first + 2 * count
+  write(key, first, at - 1)
+  redis.call('PEXPIRE', key, ttl)
+  if redis.call('EXISTS', waiters) == 1 then
+    for field = first, at - 1, 2 do
+      local waiting = redis.call('HGET', waiters, ARGV[field])
+      if waiting then
+        for channel, oid in string.gmatch(waiting, '([^ ]+) ([^ ]+) ') do
+          redis.call('PUBLISH', channel, 'W' .. oid)
+        end
+        redis.call('HDEL', waiters, ARGV[field])
+      end
+    end
+  end
+end
+local cursors = at
+at = at + 2 * tonumber(ARGV[7])
+for _ = 1, tonumber(ARGV[8]) do
+  redis.call('PUBLISH', ARGV[at], ARGV[at + 1])
+  at = at + 2
+end
+for _ = 1, tonumber(ARGV[9]) do
+  redis.call('SETEX', ARGV[at], ARGV[at + 1], ARGV[at + 2])
+  redis.call('PUBLISH', ARGV[at], ARGV[at + 2])
+  at = at + 3
+end
+if tonumber(ARGV[7]) > 0 then
+  write(cursor_key, cursors, cursors + 2 * tonumber(ARGV[7]) - 1)
+end
+redis.call('HSET', cursor_key, '#', number)
+return 'OK'
