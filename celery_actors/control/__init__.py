@@ -1,0 +1,61 @@
+"""The cluster's records in Redis: nodes, callers, jobs, actors, holds, placement.
+
+Nothing else touches these keys.  Each change is one Lua script (``lua/``), so that it
+happens wholly or not at all and nobody sees the middle of it; the rules stand in the
+scripts' comments, and :mod:`celery_actors.control.states` has the tables of states that
+the scripts are held to.
+
+The one fact that others may read by themselves: the hash ``{prefix}actor:{actor id}`` has
+a field ``incarnation``, which is empty from the moment the actor is dead.
+"""
+
+from __future__ import annotations
+
+from celery_actors.control.control import Control
+from celery_actors.control.errors import (
+    CallerGone,
+    InsufficientResources,
+    NodeGone,
+    NodeNameTaken,
+)
+from celery_actors.control.records import (
+    ActorRecord,
+    ActorSpec,
+    Creation,
+    EndedCaller,
+    Expired,
+    JobRecord,
+    Killed,
+    NodeRecord,
+    NodeRemoval,
+    NodeRenewal,
+    NodeSpec,
+    Placement,
+    Reaped,
+    StartOrder,
+)
+from celery_actors.control.states import RAY_NAMES, ActorState
+
+__all__ = [
+    "RAY_NAMES",
+    "ActorRecord",
+    "ActorSpec",
+    "ActorState",
+    "CallerGone",
+    "Control",
+    "Creation",
+    "EndedCaller",
+    "Expired",
+    "InsufficientResources",
+    "JobRecord",
+    "Killed",
+    "NodeGone",
+    "NodeNameTaken",
+    "NodeRecord",
+    "NodeRemoval",
+    "NodeRenewal",
+    "NodeSpec",
+    "Placement",
+    "Reaped",
+    "StartOrder",
+]

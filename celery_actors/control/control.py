@@ -1,0 +1,218 @@
+"""Control: all that may be asked of, and done to, the cluster's records."""
+
+from __future__ import annotations
+
+import redis
+
+from celery_actors.control.actors import Actors
+from celery_actors.control.callers import Callers, Jobs
+from celery_actors.control.holds import Holds
+from celery_actors.control.nodes import Nodes
+from celery_actors.control.records import (
+    ActorRecord,
+    ActorSpec,
+    Creation,
+    EndedCaller,
+    Expired,
+    JobRecord,
+    Killed,
+    NodeRecord,
+    NodeRemoval,
+    NodeRenewal,
+    NodeSpec,
+    Placement,
+    Reaped,
+    StartOrder,
+)
+from celery_actors.control.scripts import Scripts
+
+
+class Control:
+    """The cluster's records.
+
+    Guarantees: each method is one atomic step; each may be repeated (by a client that lost
+    the answer, by a second janitor) and then does nothing more.  Lists that are lost with
+    an answer are not lost for good: :meth:`renew_node` tells each node again what it has
+    not acted on.  Methods that free resources return the placements that became possible;
+    the caller passes these on to the nodes.
+
+    Thread-safe.  Redis's errors pass through.
+    """
+
+    def __init__(self, redis: redis.Redis, prefix: str = "ca:") -> None:
+        scripts = Scripts(redis, prefix)
+        self._nodes = Nodes(scripts)
+        self._callers = Callers(scripts)
+        self._jobs = Jobs(scripts)
+        self._actors = Actors(scripts)
+        self._holds = Holds(scripts)
+
+    # Nodes
+
+    def register_node(self, node: NodeSpec, lease: float) -> tuple[Placement, ...]:
+        """Add a node; requests that waited may be placed on it.
+
+        :raises NodeNameTaken: a node whose lease runs has that name.
+        """
+        return self._nodes.register(node, lease)
+
+    def renew_node(self, node_id: str, lease: float) -> NodeRenewal:
+        """Renew a node's lease, and learn what messages to it may have been lost."""
+        return self._nodes.renew(node_id, lease)
+
+    def remove_node(self, node_id: str, cause: str) -> NodeRemoval:
+        """Take a node out, with its reservations, its actors and its processes as callers.
+
+        What it had begun is dead of ``cause``; what it had only been given is placed anew.
+        """
+        return self._nodes.remove(node_id, cause)
+
+    def nodes(self) -> list[NodeRecord]:
+        """Return the nodes whose leases run, by name."""
+        return self._nodes.all()
+
+    def expired(self) -> Expired:
+        """Return the nodes and callers whose leases have ended by Redis's clock."""
+        return self._nodes.expired()
+
+    # Jobs and callers
+
+    def register_caller(
+        self,
+        caller_id: str,
+        job_id: str,
+        *,
+        lease: float | None,
+        node_id: str | None,
+        driver: bool = False,
+    ) -> None:
+        """Add a process that makes calls: with a lease of its own, or ending with its node.
+
+        A driver begins its job.
+
+        :raises NodeGone: the node has been removed.
+        """
+        self._callers.register(caller_id, job_id, lease, node_id, driver)
+
+    def renew_caller(self, caller_id: str, lease: float) -> bool:
+        """Renew a caller's lease; False: the lease was lost and the record is gone."""
+        return self._callers.renew(caller_id, lease)
+
+    def caller_alive(self, caller_id: str) -> bool:
+        """Return whether the caller is registered and was not ended."""
+        return self._callers.is_alive(caller_id)
+
+    def end_caller(self, caller_id: str) -> EndedCaller:
+        """End a process's record, its holds, and with a driver its job.
+
+        Handles inside calls that are yet to run keep their actors; calling again (see
+        :meth:`lingering_callers`) releases those whose calls have run meanwhile.
+        """
+        return self._callers.end(caller_id)
+
+    def settle_calls(self, caller_id: str, actor_id: str) -> EndedCaller:
+        """Drop what a caller's calls to one actor hold: the actor has its last message."""
+        return self._callers.settle_calls(caller_id, actor_id)
+
+    def lingering_callers(self) -> list[str]:
+        """Return the ended callers whose queued calls still hold actors."""
+        return self._callers.lingering()
+
+    def jobs(self) -> list[JobRecord]:
+        """Return the jobs that run, and those ended and not yet forgotten."""
+        return self._jobs.all()
+
+    def job_actors(self, job_id: str) -> list[str]:
+        """Return the job's actors that are not yet reaped."""
+        return self._jobs.actors(job_id)
+
+    def forget_job(self, job_id: str) -> None:
+        """Delete what is left of a job: records of its dead actors, definitions, indexes.
+
+        With actors that are detached, or dead and not yet reaped, the job's definitions stay
+        until the last of these is gone.
+        """
+        self._jobs.forget(job_id)
+
+    def define(self, job_id: str, digest: str, blob: bytes) -> None:
+        """Store a pickled class or function of a job, once."""
+        self._jobs.define(job_id, digest, blob)
+
+    def definition(self, job_id: str, digest: str) -> bytes | None:
+        """Return a pickled class or function of a job."""
+        return self._jobs.definition(job_id, digest)
+
+    # Actors
+
+    def create(self, spec: ActorSpec) -> Creation:
+        """Create an actor, held by its caller; placed at once, or waiting in the line.
+
+        :raises InsufficientResources: no node has as much, even with nothing running.
+        :raises CallerGone: the caller is not registered.
+        """
+        return self._actors.create(spec)
+
+    def actor(self, actor_id: str) -> ActorRecord | None:
+        """Return an actor's record; None when unknown, or dead for long."""
+        return self._actors.read(actor_id)
+
+    def actors(self, job_id: str | None = None) -> list[ActorRecord]:
+        """Return the records of all actors, or of a job's."""
+        return self._actors.all(job_id)
+
+    def begin(self, actor_id: str, incarnation: str, node_id: str) -> StartOrder | None:
+        """Claim a placement for its node (PLACED to STARTING); None: stale or claimed before."""
+        return self._actors.begin(actor_id, incarnation, node_id)
+
+    def alive(self, actor_id: str, incarnation: str, pid: int) -> bool:
+        """Say that the constructor returned; False: no longer wanted, the process exits.
+
+        True with a record that is STOPPING: all holds went meanwhile, it drains at once.
+        """
+        return self._actors.alive(actor_id, incarnation, pid)
+
+    def failed(self, actor_id: str, incarnation: str, cause: str, error: bytes | None) -> bool:
+        """An actor says of itself that it is over; resources stay reserved until reaped."""
+        return self._actors.failed(actor_id, incarnation, cause, error)
+
+    def kill(self, actor_id: str, cause: str) -> Killed:
+        """Make an actor dead at once; resources of its process stay reserved until reaped."""
+        return self._actors.kill(actor_id, cause)
+
+    def reaped(self, actor_id: str, incarnation: str, node_id: str, cause: str) -> Reaped:
+        """Say that the process is gone: resources are released, the actor is dead if it was not."""
+        return self._actors.reaped(actor_id, incarnation, node_id, cause)
+
+    def block(self, actor_id: str, incarnation: str) -> tuple[Placement, ...]:
+        """Give the actor's CPUs back while a call in it waits."""
+        return self._actors.block(actor_id, incarnation)
+
+    def unblock(self, actor_id: str, incarnation: str) -> None:
+        """Take the CPUs again, at once, even if others have them."""
+        self._actors.unblock(actor_id, incarnation)
+
+    def sweep_unstarted(self, older_than: float = 30.0) -> tuple[Placement, ...]:
+        """Place anew, elsewhere if possible, what nodes were given and have not begun."""
+        return self._actors.sweep_unstarted(older_than)
+
+    def waiting(self) -> int:
+        """Return how many requests wait for resources."""
+        return self._actors.waiting()
+
+    # Holds
+
+    def hold(self, actor_id: str, owner: str) -> bool:
+        """Keep an actor alive; False: it stops, is dead or unknown, or the owner has ended."""
+        return self._holds.write(actor_id, owner)
+
+    def move_hold(self, actor_id: str, source: str, target: str) -> bool:
+        """Pass a hold on, with no moment in between; False as :meth:`hold`, and nothing moved."""
+        return self._holds.move(actor_id, source, target)
+
+    def release_hold(self, actor_id: str, owner: str) -> bool:
+        """Drop a hold; True: none is left, and the actor is to be told to drain."""
+        return self._holds.release(actor_id, owner)
+
+    def holds(self, actor_id: str) -> set[str]:
+        """Return the owners' tokens."""
+        return self._holds.of(actor_id)

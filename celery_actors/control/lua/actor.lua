@@ -1,0 +1,2 @@
+-- needs: base record
+return record_row(ARGV[3])

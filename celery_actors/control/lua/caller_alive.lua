@@ -1,0 +1,2 @@
+-- needs: base
+return call('EXISTS', key.caller(ARGV[3]))

@@ -1,0 +1,42 @@
+-- needs: base placement holding
+-- id, job, caller, kind, class, detached, shape, blob
+-- Answers `gone` when the caller has ended: nobody would ever release its hold.
+local id, job, caller, kind, class, detached, shape_text, blob = unpack(ARGV, 3)
+local known = read_actor(id)
+if known then
+  out.placed = known.state ~= 'PENDING'
+  if known.state == 'PLACED' then add(out.placements, placement_of(known)) end
+  return answer()
+end
+if not owner_lives(caller, 'p') then return cjson.encode({ gone = true }) end
+
+local shape = parse_shape(shape_text)
+local able = #live_nodes() == 0
+for _, node in ipairs(live_nodes()) do able = able or eligible(node, shape) end
+if not able then
+  local short = { best = {}, cluster = {}, named = {}, names = {} }
+  for _, node in ipairs(live_nodes()) do
+    add(short.names, node.name)
+    if not shape.node or shape.soft or is_named(node, shape) then
+      add(short.named, node.name)
+      for asked in pairs(shape.want) do
+        local total = node.total[asked] or 0
+        short.best[asked] = math.max(short.best[asked] or 0, total)
+        short.cluster[asked] = (short.cluster[asked] or 0) + total
+      end
+    end
+  end
+  return cjson.encode({ short = short })
+end
+
+local order = call('INCR', key.order)
+call('HSET', key.actor(id), 'state', 'PENDING', 'since', now, 'created', now, 'job', job,
+  'caller', caller, 'kind', kind, 'class', class, 'detached', detached, 'shape', shape_text,
+  'order', order, 'incarnation', '', 'node', '', 'gpus', '', 'blob', blob)
+call('SADD', key.job_actors(job), id)
+call('ZADD', key.actors, '+inf', id)
+write_hold(id, caller, 'p')
+wait_for_node({ id = id, shape = shape_text, order = order })
+place_waiting()
+out.placed = call('HGET', key.actor(id), 'state') == 'PLACED'
+return answer()

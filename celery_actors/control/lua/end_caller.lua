@@ -1,0 +1,5 @@
+-- needs: base placement holding lifecycle
+-- id
+end_caller(ARGV[3])
+place_waiting()
+return answer()

@@ -1,0 +1,2 @@
+-- needs: base
+return call('SMEMBERS', key.holds(ARGV[3]))

@@ -1,0 +1,2 @@
+-- needs: base
+return call('SMEMBERS', key.job_actors(ARGV[3]))

@@ -1,0 +1,119 @@
+-- How actors, callers and jobs end. Needs base.lua, placement.lua and holding.lua.
+
+local KEEP_DEAD_MS = 600000
+
+-- An actor's record is over: dead, and no reservation is left. It stays readable for a while.
+local function bury(actor)
+  call('SREM', key.job_actors(actor.job), actor.id)
+  if call('HGET', key.job(actor.job), 'forgotten') and not actor.detached then
+    call('DEL', key.actor(actor.id), key.cursors(actor.id))
+    call('ZREM', key.actors, actor.id)
+  else
+    local ends = now + KEEP_DEAD_MS
+    call('PEXPIRE', key.actor(actor.id), KEEP_DEAD_MS)
+    call('ZADD', key.job_dead(actor.job), ends, actor.id)
+    call('ZREMRANGEBYSCORE', key.job_dead(actor.job), '-inf', now)
+    call('PEXPIRE', key.job_dead(actor.job), KEEP_DEAD_MS)
+    call('ZADD', key.actors, ends, actor.id)
+    call('ZREMRANGEBYSCORE', key.actors, '-inf', now)
+  end
+  if call('HGET', key.job(actor.job), 'forgotten')
+    and call('EXISTS', key.job_actors(actor.job)) == 0 then
+    call('DEL', key.job(actor.job), key.job_definitions(actor.job))
+    call('ZREM', key.jobs, actor.job)
+  end
+end
+
+-- To DEAD, whatever it was. Its incarnation leaves the record in the same script, so that from here
+-- on the store refuses its commits. What a begun process holds stays reserved until it is reaped;
+-- what never began has no process, so its reservation goes at once.
+local function die(actor, cause, failure)
+  local was = actor.state
+  local incarnation = actor.incarnation
+  if was == 'PENDING' then leave_line(actor) end
+  if was == 'PLACED' then
+    release(actor.node, incarnation)
+    call('ZREM', key.placed, actor.id)
+  end
+  move(actor, 'DEAD', 'cause', cause, 'incarnation', '', 'ended', incarnation, 'error', failure or '')
+  call('HDEL', key.actor(actor.id), 'blob')
+  forget_holds(actor)
+  tell_all('D' .. actor.id)
+  if was == 'PENDING' or was == 'PLACED' then bury(actor) end
+end
+
+local function never_begun(actor) return actor.state == 'PENDING' or actor.state == 'PLACED' end
+
+-- No handle is left anywhere. What has no process yet is cancelled: a process releases its hold in
+-- the mailbox, behind its calls, so that an actor which never ran is unheld only when all who could
+-- have called it have ended.
+local function stop_unheld(actor)
+  if never_begun(actor) then
+    die(actor, 'no process that had a handle to it was left when it was to start')
+    add(out.cancelled, actor.id)
+  else
+    start_stopping(actor)
+    add(out.stopping, actor.id)
+  end
+end
+
+-- Has the destination finished the call that carries the handle, or will it never?
+-- A hold that is not of a call ends with its owner.
+local function settled(caller, sequence, destination)
+  if not sequence then return true end
+  local state = call('HGET', key.actor(destination), 'state')
+  if not state or state == 'DEAD' then return true end
+  local cursor = call('HGET', key.cursors(destination), caller)
+  return cursor and tonumber(cursor) >= tonumber(sequence)
+end
+
+-- Drops those of the owner's holds of which `is_over(owner, sequence, destination)` is true; the last
+-- two are nil for a hold that is not of a handle inside a call.
+local function drop_owned(owner, is_over)
+  for _, entry in ipairs(call('SMEMBERS', key.owned(owner))) do
+    local id, rest = string.sub(entry, 1, 32), string.sub(entry, 33)
+    local sequence, destination = string.match(rest, '^c(%d+):(%x+)$')
+    if is_over(owner, sequence, destination) then
+      drop_hold(id, owner, rest)
+      local actor = read_actor(id)
+      if actor and unheld(actor) and not actor.stopping then stop_unheld(actor) end
+    end
+  end
+end
+
+local function end_job(job)
+  if call('HGET', key.job(job), 'ended') then return end
+  call('HSET', key.job(job), 'ended', now)
+  call('ZADD', key.jobs, now, job)
+  for _, id in ipairs(call('SMEMBERS', key.job_actors(job))) do
+    local actor = read_actor(id)
+    if actor and not actor.detached and actor.state ~= 'DEAD' then
+      if never_begun(actor) then
+        add(out.cancelled, id)
+      else
+        add(out.stop, placement_of(actor))
+      end
+      die(actor, 'its job ended: the driver is gone')
+    end
+  end
+  drop_owned(job, settled)
+end
+
+-- Safe to run again: what is gone already is left alone, and calls still queued are looked at anew.
+local function end_caller(id)
+  local record = call('HMGET', key.caller(id), 'job', 'node', 'driver')
+  if record[1] then
+    call('DEL', key.caller(id))
+    call('ZREM', key.callers, id)
+    if record[2] ~= '' then call('SREM', key.node_callers(record[2]), id) end
+    tell_all('C' .. id)
+    -- The job's own actors first: they are to be killed, not left to drain.
+    if record[3] == '1' then end_job(record[1]) end
+  end
+  drop_owned(id, settled)
+  if call('EXISTS', key.owned(id)) == 1 then
+    call('SADD', key.lingering, id)
+  else
+    call('SREM', key.lingering, id)
+  end
+end

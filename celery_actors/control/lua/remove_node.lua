@@ -1,0 +1,35 @@
+-- needs: base placement holding lifecycle
+-- id, cause
+-- What it had begun is dead. What it had only been given goes back into the line, unless it may run
+-- nowhere else.
+local id, cause = ARGV[3], ARGV[4]
+if call('EXISTS', key.node(id)) == 0 then return answer() end
+local name = call('HGET', key.node(id), 'name')
+local reservations = call('HGETALL', key.reservations(id))
+call('ZREM', key.nodes, id) -- first of all: nothing is placed on it from here on
+known_nodes = nil
+if call('HGET', key.node_names, name) == id then call('HDEL', key.node_names, name) end
+for i = 1, #reservations, 2 do
+  local actor = read_actor(cjson.decode(reservations[i + 1]).actor)
+  if actor and actor.incarnation == reservations[i] then
+    local shape = parse_shape(actor.shape)
+    if actor.state == 'PLACED' and (shape.soft or not shape.node) then
+      place_again(actor)
+    else
+      local begun = actor.state ~= 'PLACED'
+      die(actor, cause)
+      add(out.died, actor.id)
+      if begun then bury(actor) end
+    end
+  elseif actor and actor.state == 'DEAD' then -- its process was not reaped yet, nor its mailbox
+    add(out.died, actor.id)
+    bury(actor)
+  end
+end
+local callers = call('SMEMBERS', key.node_callers(id))
+call('DEL', key.node(id), key.reservations(id), key.node_callers(id))
+for _, caller in ipairs(callers) do end_caller(caller) end
+tell_all('N' .. id)
+place_waiting()
+tidy_line()
+return answer()

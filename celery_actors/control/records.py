@@ -1,0 +1,228 @@
+"""What the control records hold, as frozen values.
+
+Ids are lower-case hex; amounts of resources are integers of 1/10000; times are seconds of
+Redis's clock since the epoch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from celery_actors.control.states import RAY_NAMES, ActorState
+
+ActorKind = Literal["actor", "executor"]
+
+WHOLE = 10_000
+"""One of a resource."""
+
+# The fields of an actor's hash that a record is read from, in the order of `record.lua`.
+RECORD_FIELDS = (
+    "state",
+    "kind",
+    "class",
+    "job",
+    "caller",
+    "node",
+    "incarnation",
+    "shape",
+    "gpus",
+    "cause",
+    "error",
+    "pid",
+    "created",
+    "since",
+    "stopping",
+    "detached",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSpec:
+    """A node as it presents itself.  ``gpus`` are the ids behind ``resources["GPU"]``."""
+
+    node_id: str
+    name: str
+    host: str
+    pid: int
+    resources: Mapping[str, int]
+    gpus: tuple[int, ...] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRecord:
+    """A live node.
+
+    ``available`` may be below zero for CPU: calls that had given theirs back while they
+    waited have taken them again.  ``free_gpus`` are those that nobody uses a part of.
+    """
+
+    node_id: str
+    name: str
+    host: str
+    pid: int
+    resources: Mapping[str, int]
+    available: Mapping[str, int]
+    gpus: tuple[int, ...]
+    free_gpus: tuple[int, ...]
+    gpu_used: Mapping[int, int]
+    labels: Mapping[str, str]
+    reservations: int
+    joined_at: float
+    lease_ends: float
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """An incarnation of an actor, and the node that is to run it (or runs it)."""
+
+    actor_id: str
+    incarnation: str
+    node_id: str
+    kind: ActorKind
+    caller_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRenewal:
+    """What a node learns when it renews its lease.
+
+    ``alive`` False: the record is gone, the lease was lost, the node must exit.  The rest is
+    what messages to it may have been lost: ``unstarted`` placements to begin, ``stale``
+    processes to kill and report with ``reaped()``, ``stopping`` actors to be told to drain.
+    """
+
+    alive: bool
+    unstarted: tuple[Placement, ...] = ()
+    stale: tuple[Placement, ...] = ()
+    stopping: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class EndedCaller:
+    """What follows from the end of a caller.
+
+    ``stopping`` actors lost their last hold: the reader sends them STOP.  ``stop``: processes
+    to be killed on their nodes.  ``cancelled`` actors never ran; their mailboxes can go.
+    """
+
+    stopping: tuple[str, ...] = ()
+    stop: tuple[Placement, ...] = ()
+    cancelled: tuple[str, ...] = ()
+    placements: tuple[Placement, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRemoval:
+    """What follows from the end of a node: else as :class:`EndedCaller`.
+
+    ``dead`` actors, those that it had not reaped yet among them: their mailboxes can go.
+    """
+
+    dead: tuple[str, ...] = ()
+    stopping: tuple[str, ...] = ()
+    stop: tuple[Placement, ...] = ()
+    cancelled: tuple[str, ...] = ()
+    placements: tuple[Placement, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Expired:
+    """Ids whose leases have ended by Redis's clock."""
+
+    nodes: tuple[str, ...]
+    callers: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class JobRecord:
+    """A driver's job; ``ended_at`` is None while it runs, ``actors`` counts those not reaped."""
+
+    job_id: str
+    driver_id: str
+    began_at: float
+    ended_at: float | None
+    actors: int
+
+
+@dataclass(frozen=True, slots=True)
+class ActorSpec:
+    """An actor to be created.  ``blob`` is kept for its node, unread."""
+
+    actor_id: str
+    job_id: str
+    caller_id: str
+    kind: ActorKind
+    class_name: str
+    resources: Mapping[str, int]
+    blob: bytes
+    detached: bool = False
+    node_affinity: str | None = None
+    soft_affinity: bool = False
+    spread: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Creation:
+    """``placed`` False: it waits for resources."""
+
+    placed: bool
+    placements: tuple[Placement, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ActorRecord:
+    """An actor as the cluster knows it."""
+
+    actor_id: str
+    state: ActorState
+    kind: ActorKind
+    class_name: str
+    job_id: str
+    caller_id: str
+    node_id: str | None
+    incarnation: str | None
+    resources: Mapping[str, int]
+    gpu_ids: tuple[int, ...]
+    cause: str
+    error: bytes | None
+    pid: int | None
+    created_at: float
+    state_since: float
+    stopping: bool
+    detached: bool
+    holds: int
+
+    @property
+    def ray_state(self) -> str:
+        """The state under Ray's name."""
+        return RAY_NAMES[self.state]
+
+
+@dataclass(frozen=True, slots=True)
+class StartOrder:
+    """A claimed placement: all that a node needs to start the process."""
+
+    actor: ActorRecord
+    blob: bytes
+    gpu_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Killed:
+    """``node``: the process to be killed there, None when it has none."""
+
+    node: Placement | None
+    was_pending: bool
+    already_dead: bool
+    placements: tuple[Placement, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Reaped:
+    """``died_now``: the record learnt of the death from this."""
+
+    died_now: bool
+    placements: tuple[Placement, ...]

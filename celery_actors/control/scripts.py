@@ -1,0 +1,73 @@
+"""Runs the Lua scripts beside this module.
+
+A script's first line names the parts that it is built on (``-- needs: base placement``);
+they are put before it, and before them the table of states and the names of a record's
+fields, which are Python's to define.
+
+Guarantee: a script is sent whole whenever Redis does not know it (after a restart or a
+``SCRIPT FLUSH``), so a caller never sees NOSCRIPT.  A connection that is lost before the
+answer came makes redis-py send it again: every script is written so that running twice
+with the same arguments does no more than running once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from functools import cache
+from importlib.resources import files
+from typing import Any, cast
+
+import redis
+from redis.exceptions import NoScriptError
+
+from celery_actors.control.records import RECORD_FIELDS
+from celery_actors.control.states import ACTOR_TRANSITIONS
+
+Argument = str | bytes | int
+
+_NEEDS = "-- needs:"
+
+
+class Scripts:
+    """Runs scripts by name on one Redis, for one key prefix."""
+
+    def __init__(self, client: redis.Redis, prefix: str) -> None:
+        if client.get_encoder().decode_responses:
+            raise ValueError("the control records need a Redis client that returns bytes")
+        self._redis = client
+        self._prefix = prefix
+
+    def run(self, name: str, *arguments: Argument) -> Any:
+        """Run ``lua/{name}.lua``; what it returned, as redis-py reads it."""
+        source, digest = _load(name)
+        # Scripts know no randomness: what they need to make ids from comes along.
+        given = (self._prefix, secrets.token_hex(8), *arguments)
+        try:
+            return self._redis.evalsha(digest, 0, *cast("tuple[str, ...]", given))
+        except NoScriptError:
+            return self._redis.eval(source, 0, *cast("tuple[str, ...]", given))
+
+
+@cache
+def _load(name: str) -> tuple[str, str]:
+    body = _read(name)
+    first = body.split("\n", 1)[0]
+    parts = first.removeprefix(_NEEDS).split()
+    source = "\n".join([_preamble(), *map(_read, parts), body])
+    return source, hashlib.sha1(source.encode()).hexdigest()
+
+
+def _read(name: str) -> str:
+    return (files(__package__) / "lua" / f"{name}.lua").read_text(encoding="utf-8")
+
+
+def _preamble() -> str:
+    rows = ",\n".join(
+        f"  {state} = {{ {', '.join(f'{follower} = true' for follower in sorted(followers))} }}"
+        for state, followers in ACTOR_TRANSITIONS.items()
+    )
+    fields = ", ".join(f"'{field}'" for field in RECORD_FIELDS)
+    return (
+        f"local ALLOWED = {{\n{rows}\n}}\nlocal RECORD = {{ {fields} }}\nlocal ENTROPY = ARGV[2]\n"
+    )

@@ -1,0 +1,45 @@
+"""The states of actors and nodes, and what may follow what.
+
+The scripts get :data:`ACTOR_TRANSITIONS` prepended and refuse any other change, so that
+this table is the only place to read and the only place to alter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+ActorState = Literal["PENDING", "PLACED", "STARTING", "ALIVE", "STOPPING", "DEAD"]
+NodeState = Literal["LIVE", "GONE"]
+
+ACTOR_TRANSITIONS: Mapping[ActorState, frozenset[ActorState]] = {
+    # Waits for resources.
+    "PENDING": frozenset({"PLACED", "DEAD"}),
+    # Resources are reserved; the node has not begun it yet, so it may still go elsewhere.
+    "PLACED": frozenset({"STARTING", "PENDING", "DEAD"}),
+    # The node claimed the placement: a process may exist.
+    "STARTING": frozenset({"ALIVE", "STOPPING", "DEAD"}),
+    # The constructor returned.
+    "ALIVE": frozenset({"STOPPING", "DEAD"}),
+    # No hold is left: it runs the calls made before and ends.
+    "STOPPING": frozenset({"DEAD"}),
+    # Over.  A restart will leave this table's "STARTING", "ALIVE" and "STOPPING" through a
+    # state RESTARTING back to PENDING; DEAD stays final.
+    "DEAD": frozenset(),
+}
+
+NODE_TRANSITIONS: Mapping[NodeState, frozenset[NodeState]] = {
+    # Its record exists (its lease may have run out: nothing new is placed on it then).
+    "LIVE": frozenset({"GONE"}),
+    # Removed.  A node worker that starts again takes a new id, so this is final too.
+    "GONE": frozenset(),
+}
+
+RAY_NAMES: Mapping[ActorState, str] = {
+    "PENDING": "PENDING_CREATION",
+    "PLACED": "PENDING_CREATION",
+    "STARTING": "PENDING_CREATION",
+    "ALIVE": "ALIVE",
+    "STOPPING": "ALIVE",
+    "DEAD": "DEAD",
+}
