@@ -1,0 +1,191 @@
+"""Creating and killing actors: the record, the mailbox, the order to the node."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from time import monotonic, sleep
+from typing import TYPE_CHECKING, Any
+
+import redis
+
+from celery_actors.client.holds import Hold
+from celery_actors.client.mailbox import Mailbox
+from celery_actors.client.objects import Entry
+from celery_actors.client.outbox import PendingCall
+from celery_actors.control import ActorSpec, Killed, Placement
+from celery_actors.exceptions import ActorDiedError, ActorsError, ConnectionFailed
+from celery_actors.ids import mailbox_name, node_queue_name
+from celery_actors.protocol.orders import Order, OrderKind
+
+if TYPE_CHECKING:
+    from celery_actors.client.process import Process
+
+__all__ = [
+    "begin_actor",
+    "create_actor",
+    "create_when_ready",
+    "end_job",
+    "kill_actor",
+    "order_starts",
+    "remove_lost_node",
+]
+
+logger = logging.getLogger(__name__)
+
+
+def create_actor(process: Process, spec: ActorSpec) -> bool:
+    """Create an actor's record and mailbox, and tell the node on which it was placed.
+
+    The record is written first: an order that is lost on the way is made up for, since
+    the node reads with each renewal of its lease what it has not begun.
+
+    :returns: whether it was placed; else it waits for resources.
+    :raises InsufficientResources: no node is large enough.
+    """
+    creation = process.control.create(spec)
+    queue = mailbox_name(bytes.fromhex(spec.actor_id))
+    process.publish(lambda mailbox: mailbox.declare(queue))
+    order_starts(process, creation.placements)
+    return creation.placed
+
+
+def begin_actor(process: Process, actor: bytes, kept: list[Any]) -> int:
+    """Make the outbox of an actor that is about to be created; calls wait in it.
+
+    :param kept: what the constructor's arguments keep alive until it has run.
+    :returns: the constructor's sequence: it is the creator's first call to the actor.
+    """
+    with process.lock:
+        sequence = process.next_sequence()
+        box = process.outbox(actor)
+        box.ready = False
+        box.last_sequence = sequence
+        box.constructing = PendingCall(
+            task=sequence, method=b"__init__", payload=b"", entries=(), kept=kept, sequence=sequence
+        )
+        return sequence
+
+
+def create_when_ready(
+    process: Process, actor: bytes, arguments: tuple[Entry, ...], create: Callable[[], None]
+) -> Hold:
+    """Create an actor once its ref arguments are there: now, or later in the background.
+
+    :returns: this process's hold on it.
+    :raises: what ``create`` raises, where nothing has to be waited for.
+    """
+    with process.lock:
+        hold = process.holds.add(actor, f"{process.caller.hex()}/p")
+        box = process.outbox(actor)
+        awaited = [entry for entry in arguments if entry.pending]
+
+    def go() -> None:
+        process.sender.settle_argument_errors(arguments)
+        create()
+        with process.lock:
+            box.ready = True
+        process.sender.unblock(box)
+
+    def go_later() -> None:
+        try:
+            go()
+        except (ActorsError, ValueError, OSError, redis.RedisError) as error:
+            died = ActorDiedError(f"actor {actor.hex()} could not be created: {error}", actor.hex())
+            died.__cause__ = error
+            with process.lock:
+                box.fail(died)
+
+    if awaited:
+        process.recovery.resolve_foreign([e for e in awaited if e.foreign])
+        with process.lock:
+            process.objects.when_settled(awaited, go_later)
+        process.run_after()
+        return hold
+    try:
+        go()
+    except BaseException:
+        with process.lock:
+            process.outboxes.pop(actor, None)
+        raise
+    return hold
+
+
+def order_starts(process: Process, placements: Iterable[Placement]) -> None:
+    """Tell the nodes what was placed on them."""
+    for placement in placements:
+        order = Order(OrderKind.START, placement.actor_id, placement.incarnation)
+        process.order(node_queue_name(placement.node_id), order)
+
+
+def kill_actor(process: Process, actor: bytes, cause: str) -> Killed:
+    """Make an actor dead at once and have its process killed.
+
+    Its node deletes the mailbox when it has reaped the process; without one, it goes now.
+    """
+    killed = process.control.kill(actor.hex(), cause)
+    if killed.node is not None:
+        order = Order(OrderKind.KILL, killed.node.actor_id, killed.node.incarnation)
+        process.order(node_queue_name(killed.node.node_id), order)
+    elif killed.was_pending:
+        process.publish(lambda mailbox: mailbox.delete(mailbox_name(actor)))
+    order_starts(process, killed.placements)
+    return killed
+
+
+def end_job(process: Process, patience: float = 15.0) -> None:
+    """End this driver's job: its actors are killed, its records and values deleted.
+
+    Waits until the nodes have reaped the processes, so that nothing is left behind.
+    """
+    process.flush()
+    process.closed = True  # the background thread begins nothing more
+    ended = process.control.end_caller(process.caller.hex())
+    try:
+        for placement in ended.stop:
+            order = Order(OrderKind.KILL, placement.actor_id, placement.incarnation)
+            process.order(node_queue_name(placement.node_id), order)
+        for actor_id in ended.stopping:
+            process.order(mailbox_name(bytes.fromhex(actor_id)), Order(OrderKind.STOP, actor_id))
+        order_starts(process, ended.placements)
+        process.publish(lambda mailbox: _delete_all(mailbox, ended.cancelled))
+    except ConnectionFailed as error:
+        # Every node learns from the records, with its next renewal, whom to kill.
+        logger.debug("the job's end was not announced: %s", error)
+    deadline = monotonic() + patience
+    while process.control.job_actors(process.job_id):
+        if monotonic() > deadline:
+            logger.warning(
+                "processes of job %s were not reaped within %g s (is their node worker alive?)",
+                process.job_id,
+                patience,
+            )
+            break
+        sleep(0.01)  # the nodes reap; bounded by the deadline above
+    with process.lock:
+        entries = process.objects.entries.values()
+        awaited = [entry.oid for entry in entries if entry.foreign and entry.pending]
+    process.results.stop_waiting(awaited, process.caller.hex())
+    process.results.forget_caller(process.caller.hex())
+    dead = [bytes.fromhex(record.actor_id) for record in process.control.actors(process.job_id)]
+    process.results.delete_cursors(dead)
+    process.control.forget_job(process.job_id)
+
+
+def remove_lost_node(process: Process, node_id: str) -> None:
+    """Bury a node whose lease has ended: its actors are dead, their mailboxes go.
+
+    What else follows (other actors that lost their holders) the next node to join does.
+    """
+    cause = "its node was lost (it did not renew its lease)"
+    removal = process.control.remove_node(node_id, cause)
+    process.publish(lambda mailbox: _delete_all(mailbox, removal.dead))
+    process.publish(lambda mailbox: mailbox.delete(node_queue_name(node_id)))
+    order_starts(process, removal.placements)
+
+
+def _delete_all(mailbox: Mailbox, actor_ids: Iterable[str]) -> None:
+    """Delete the mailboxes of dead actors, and wait until they are gone."""
+    for actor_id in actor_ids:
+        mailbox.delete(mailbox_name(bytes.fromhex(actor_id)))
+    mailbox.barrier()

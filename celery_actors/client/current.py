@@ -1,0 +1,60 @@
+"""The process's own client: one a process, made by ``init()`` or by the actor process."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from celery_actors.exceptions import ActorsError
+
+if TYPE_CHECKING:
+    from celery_actors.client.process import Process
+
+__all__ = ["current_process", "require_process", "set_initializer", "set_process"]
+
+_process: Process | None = None
+_initializer: Callable[[], None] | None = None
+# Guards the two variables above; held while the client is made, so that two threads
+# whose first call it is share one.
+_lock = threading.RLock()
+
+
+def current_process() -> Process | None:
+    """Return this process's client, or ``None`` before ``init()``."""
+    process = _process
+    if process is not None and process.pid != os.getpid():
+        process.after_fork()
+    return process
+
+
+def require_process() -> Process:
+    """Return this process's client, connected; make one with defaults first (as Ray does).
+
+    :raises ActorsError: there is none and none can be made.
+    """
+    process = current_process()
+    if process is not None and process.started:
+        return process
+    with _lock:
+        if _process is None and _initializer is not None:
+            _initializer()
+        if _process is not None and not _process.started:
+            _process.connect()  # an actor process connects when it first needs to
+    if _process is None:
+        raise ActorsError("celery_actors is not initialised: call celery_actors.init() first")
+    return _process
+
+
+def set_process(process: Process | None) -> None:
+    """Make ``process`` this process's client."""
+    global _process
+    with _lock:
+        _process = process
+
+
+def set_initializer(initializer: Callable[[], None]) -> None:
+    """Say how to make a client when one is first needed."""
+    global _initializer
+    _initializer = initializer

@@ -1,0 +1,60 @@
+"""Before a process ends of itself: what it has submitted and nobody else can see through.
+
+A task may be on its way to an executor that this process leases, a call may wait here for
+its arguments, or for an actor that has not begun (and that would be cancelled with its
+last holder).  Calls that lie in the mailbox of a running actor need nobody's help.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import redis
+
+from celery_actors.client.objects import Waiter
+from celery_actors.protocol.calls import CallFlag
+
+if TYPE_CHECKING:
+    from celery_actors.client.outbox import Outbox
+    from celery_actors.client.process import Process
+
+__all__ = ["drain"]
+
+logger = logging.getLogger(__name__)
+
+_LOOK_EVERY = 0.1
+
+
+def drain(process: Process, before_waiting: Callable[[], object]) -> None:
+    """Wait until this process may end without taking anything along.
+
+    :param before_waiting: called once, if there is something to wait for.
+    """
+    waited = False
+    while not process.closed and _unfinished(process):
+        if not waited:
+            before_waiting()
+            waited = True
+        process.listener.wait(Waiter(1), _LOOK_EVERY)
+
+
+def _unfinished(process: Process) -> bool:
+    process.flush()
+    with process.lock:
+        if process.executors.busy:
+            return True
+        boxes = [box for box in process.outboxes.values() if _has_calls(box)]
+        if any(box.unsent or box.blocked for box in boxes):
+            return True
+    try:
+        records = [process.control.actor(box.actor.hex()) for box in boxes]
+    except redis.RedisError as error:
+        logger.debug("looking at actors that have calls of ours: %s", error)
+        return True
+    return any(record and record.state in ("PENDING", "PLACED") for record in records)
+
+
+def _has_calls(box: Outbox) -> bool:
+    return any(not call.flags & CallFlag.RELEASE for call in box.unresolved.values())

@@ -1,0 +1,241 @@
+"""What a process does from time to time: its lease, and letting go of what was dropped."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Iterable
+from time import monotonic
+from typing import TYPE_CHECKING
+
+import redis
+
+from celery_actors.client.identity import lease_lost
+from celery_actors.client.mailbox import LOST
+from celery_actors.client.objects import Entry
+from celery_actors.client.outbox import Outbox, PendingCall
+from celery_actors.exceptions import TamperedError
+from celery_actors.ids import split_object_id
+from celery_actors.protocol.calls import CallFlag
+from celery_actors.protocol.signing import SIGNATURE_BYTES
+from celery_actors.protocol.values import ValueFlag
+
+if TYPE_CHECKING:
+    from celery_actors.client.process import Process
+
+__all__ = ["Housekeeping"]
+
+logger = logging.getLogger(__name__)
+
+_AWAY: tuple[type[Exception], ...] = (redis.ConnectionError, redis.TimeoutError, *LOST)
+_COLLECT_EVERY = 0.2
+_HEARTBEAT_EVERY = 2.5
+
+
+class Housekeeping:
+    """Timed work of one process, done by its background thread."""
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+        now = monotonic()
+        self._lease_due = now + process.settings.lease / 3
+        self._heartbeat_due = now + _HEARTBEAT_EVERY
+        self._extend_due = now + process.settings.result_ttl / 3
+        self._garbage: list[Entry] = []
+        self._uncarried: deque[tuple[bytes, str]] = deque()
+
+    # -- what was dropped ----------------------------------------------------------
+
+    def collect(self) -> None:
+        """Count down dropped refs and send the releases of dropped holds.  Under the lock."""
+        process = self._process
+        for entry in process.objects.collect():
+            if not entry.pending or entry.foreign:
+                self.discard(entry)
+        released = process.holds.released
+        while released:
+            actor, owner = released.popleft()
+            self._release_hold(actor, owner)
+
+    def discard(self, entry: Entry) -> None:
+        """Forget an entry without refs; its value is released soon.  Under the lock."""
+        if self._process.objects.entries.pop(entry.oid, None) is not None:
+            self._garbage.append(entry)
+
+    def _release_hold(self, actor: bytes, owner: str) -> None:
+        """Append the release of a hold to the actor's outbox, behind the last call."""
+        process = self._process
+        box = process.outbox(actor)
+        if box.dead is not None:
+            process.outboxes.pop(actor, None)
+            return
+
+        def done(_call: PendingCall) -> None:
+            if not box.unresolved and process.holds.get(actor) is None:
+                process.outboxes.pop(actor, None)
+
+        sequence = process.next_sequence()
+        call = PendingCall(
+            task=sequence,
+            method=b"",
+            payload=owner.encode(),
+            entries=(),
+            flags=CallFlag.RELEASE,
+            returns=0,
+            on_done=done,
+        )
+        box.add(call, sequence)
+        if box.unsent:
+            process.dirty[box] = None
+
+    def calls_resolved(self, calls: Iterable[PendingCall]) -> None:
+        """Forget the values that nobody here wants.  Under the lock."""
+        entries = self._process.objects.entries
+        for call in calls:
+            for entry in call.entries:
+                if entry.refs > 0:
+                    continue
+                if call.flags & CallFlag.STORE_NOTHING:
+                    entries.pop(entry.oid, None)
+                else:
+                    self.discard(entry)
+
+    def calls_failed(self, box: Outbox, calls: Iterable[PendingCall]) -> None:
+        """Let go of what calls that never ran carried to a dead actor.  Under the lock."""
+        for call in calls:
+            if call.carried:
+                owner = f"{self._process.caller.hex()}/c{call.sequence}:{box.actor.hex()}"
+                self._uncarried.extend((actor, owner) for actor in call.carried)
+            for entry in call.entries:
+                if entry.refs <= 0:
+                    self.discard(entry)
+
+    def _release_carried(self) -> None:
+        process = self._process
+        while self._uncarried:
+            actor, owner = self._uncarried[0]
+            if process.control.release_hold(actor.hex(), owner):
+                process.send_stop(actor)
+            self._uncarried.popleft()
+
+    def _release_values(self) -> None:
+        process = self._process
+        with process.lock:
+            garbage, self._garbage = self._garbage, []
+        awaited = [entry.oid for entry in garbage if entry.foreign and entry.pending]
+        process.results.stop_waiting(awaited, process.caller.hex())
+        own = [entry for entry in garbage if not entry.foreign and not entry.escaped]
+        if not own:
+            return
+        process.results.release([entry.oid for entry in own])
+        for entry in own:
+            blob = entry.blob
+            if blob is not None and blob[SIGNATURE_BYTES] & _SPECIAL:
+                self._release_contents(entry.oid, blob)
+
+    def _release_contents(self, oid: bytes, blob: bytes) -> None:
+        process = self._process
+        try:
+            value = process.codec.verify(oid, blob)
+        except TamperedError as error:
+            logger.warning("%s", error)
+            return
+        segment = process.codec.segment(value)
+        if segment is not None:
+            process.segments.release(segment)
+        caller, sequence, index = split_object_id(oid)
+        for actor in value.actors:
+            owner = f"{caller.hex()}/o{sequence}.{index}"
+            if process.control.release_hold(actor.hex(), owner):
+                process.send_stop(actor)
+
+    # -- the clock -------------------------------------------------------------------
+
+    def tick(self) -> float:
+        """Do what is due; returns when to come again (monotonic seconds)."""
+        process = self._process
+        now = monotonic()
+        with process.lock:
+            self.collect()
+        if process.connected:
+            try:
+                process.flush()
+                process.recovery.run()
+                process.executors.tick(now)
+                self._release_carried()
+                self._release_values()
+                self._resend(now)
+                self._extend(now)
+                self._beat(now)
+            except _AWAY as error:
+                logger.debug("housekeeping was interrupted: %s", error)
+                process.on_lost()
+        process.run_after()
+        return self._next(now)
+
+    def _next(self, now: float) -> float:
+        process = self._process
+        due = [
+            self._extend_due,
+            self._heartbeat_due,
+            process.recovery.next_due,
+            process.executors.next_due,
+        ]
+        if process.driver and not process.closed:
+            due.append(self._lease_due)
+        with process.lock:
+            due += [box.next_resend for box in process.outboxes.values() if box.next_resend]
+            # A finalizer can't wake anybody: while something may be dropped, look.
+            if process.objects.entries or len(process.holds):
+                due.append(now + _COLLECT_EVERY)
+        return min(due)
+
+    def _beat(self, now: float) -> None:
+        process = self._process
+        if process.segments.store.owns_files:
+            process.segments.store.collect()
+        if now >= self._heartbeat_due and process.mailbox.lock.acquire(timeout=0.1):
+            try:
+                self._heartbeat_due = now + _HEARTBEAT_EVERY
+                process.mailbox.heartbeat()
+            except LOST as error:
+                process.on_mailbox_lost(error)
+            finally:
+                process.mailbox.lock.release()
+            process.flush()  # for those who found the lock taken
+        if process.driver and not process.closed and now >= self._lease_due:
+            self._lease_due = now + process.settings.lease / 3
+            if not process.control.renew_caller(process.caller.hex(), process.settings.lease):
+                lease_lost(process)
+
+    def _resend(self, now: float) -> None:
+        """A caller without progress reads the store, then sends its oldest call again."""
+        process = self._process
+        with process.lock:
+            due = [
+                (box, call)
+                for box in process.outboxes.values()
+                if (call := box.resend_due(now)) is not None
+            ]
+        for box, call in due:
+            process.recovery.check_if_dead(box)
+            with process.lock:
+                if call.sequence in box.unresolved and call not in box.unsent:
+                    box.unsent.appendleft(call)
+                    process.dirty[box] = None
+        if due:
+            process.flush()
+
+    def _extend(self, now: float) -> None:
+        """Keep the stored values to which this process holds refs."""
+        process = self._process
+        if now < self._extend_due:
+            return
+        self._extend_due = now + process.settings.result_ttl / 3
+        with process.lock:
+            oids = [oid for oid, entry in process.objects.entries.items() if not entry.pending]
+        if oids:
+            process.results.extend(oids)
+
+
+_SPECIAL = ValueFlag.CONTAINS | ValueFlag.SHARED

@@ -1,0 +1,238 @@
+"""Who reads the replies: one leader at a time.
+
+Pushes arrive on one Redis socket.  A thread in ``get`` reads it itself, so that a
+synchronous call costs no thread hop; other waiting threads follow the leader.  When no
+thread waits, a background thread reads.  It steps aside for a waiting thread and stays
+aside while threads wait again and again, so that the two don't wake each other on
+every push.
+
+The background thread also does what is due from time to time: the lease, heartbeats,
+re-sending, releasing what was dropped.  It never polls without a deadline that somebody
+needs, so an idle process sleeps.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import select
+import threading
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from celery_actors.client.mailbox import LOST
+from celery_actors.client.objects import Waiter
+
+if TYPE_CHECKING:
+    from celery_actors.client.process import Process
+
+__all__ = ["Listener"]
+
+logger = logging.getLogger(__name__)
+
+_ASIDE = 0.05
+_AFTER_ERROR = 1.0
+
+
+class Listener:
+    """Reads pushes and runs the background thread of one process."""
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+        # Held by the leader: who holds it may read the push socket.
+        self._reading = threading.Lock()
+        # Guards _followers.  Held for a few instructions; nothing is done under it.
+        self._followers_lock = threading.Lock()
+        self._followers: list[threading.Event] = []
+        self._last_foreground = 0.0
+        # Used by the leader only, whoever it is.
+        self._polls: dict[tuple[int, ...], select.poll] = {}
+        self._wanted = 0
+        self._wakeup = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._leader_wakeup = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._closing = False
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Start the background thread."""
+        self._thread = threading.Thread(
+            target=self._run, name="celery-actors-listener", daemon=True
+        )
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Make the background thread look at what there is to do."""
+        with contextlib.suppress(OSError):
+            os.eventfd_write(self._wakeup, 1)
+
+    def close(self) -> None:
+        """Stop the background thread and wait for it."""
+        self._closing = True
+        self.wake()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(timeout=10)
+        for number in (self._wakeup, self._leader_wakeup):
+            with contextlib.suppress(OSError):
+                os.close(number)
+
+    def wait(self, waiter: Waiter, timeout: float | None) -> bool:
+        """Wait until ``waiter`` has counted down; read the replies meanwhile.
+
+        Must not be called with the process's lock held.
+
+        :returns: False when ``timeout`` seconds went by first.
+        """
+        deadline = None if timeout is None else monotonic() + timeout
+        while waiter.remaining > 0:
+            left = None if deadline is None else deadline - monotonic()
+            if left is not None and left <= 0:
+                return False
+            if not self._process.connected:
+                # The background thread is connecting again; it settles or wakes us.
+                self._follow(waiter, left)
+            elif self._reading.acquire(blocking=False):
+                try:
+                    self._lead(waiter, deadline)
+                finally:
+                    self._last_foreground = monotonic()
+                    self._reading.release()
+                    self._pass_on()
+            else:
+                self._follow(waiter, left)
+        return True
+
+    def is_current_thread(self) -> bool:
+        """Whether the caller is the background thread."""
+        return threading.current_thread() is self._thread
+
+    def wait_connected(self, timeout: float) -> None:
+        """Wait until the background thread has connected again, or ``timeout`` seconds."""
+        deadline = monotonic() + timeout
+        while not self._process.connected and not self._closing:
+            left = deadline - monotonic()
+            if left <= 0:
+                return
+            self._follow(Waiter(1), left)
+
+    def _lead(self, waiter: Waiter, deadline: float | None) -> None:
+        while waiter.remaining > 0 and self._process.connected and not self._closing:
+            left = None if deadline is None else deadline - monotonic()
+            if left is not None and left <= 0:
+                return
+            self._read(left, background=False)
+
+    def _follow(self, waiter: Waiter, left: float | None) -> None:
+        """Sleep until counted down, or until there is no leader."""
+        event = waiter.event = threading.Event()
+        with self._followers_lock:
+            self._followers.append(event)
+            self._wanted += 1
+        try:
+            if waiter.remaining > 0:
+                if self._process.connected and self._reading.acquire(blocking=False):
+                    # The leader went between our attempt and our joining the followers.
+                    self._reading.release()
+                else:
+                    self.wake()  # if it is the background thread that leads, it steps aside
+                    event.wait(left)
+        finally:
+            with self._followers_lock:
+                self._wanted -= 1
+                self._followers.remove(event)
+            waiter.event = None
+
+    def _pass_on(self) -> None:
+        """The leader leaves: wake a follower to take its place."""
+        with self._followers_lock:
+            if self._followers:
+                self._followers[0].set()
+
+    def wake_all(self) -> None:
+        """Wake all waiting threads to look again: something was settled without a push."""
+        with self._followers_lock:
+            for event in self._followers:
+                event.set()
+        with contextlib.suppress(OSError):
+            os.eventfd_write(self._leader_wakeup, 1)
+
+    def _read(self, timeout: float | None, background: bool) -> None:
+        """Wait for the sockets, then take in what came."""
+        process = self._process
+        pushes, broker = process.replies.fileno(), process.mailbox.fileno()
+        if pushes < 0:
+            process.on_lost()
+            return
+        mine = self._wakeup if background else self._leader_wakeup
+        poll = self._poll(pushes, broker, mine)
+        for number, _ in poll.poll(None if timeout is None else max(0.0, timeout) * 1000):
+            if number == pushes:
+                process.read_pushes()
+            elif number == broker:
+                self._service_broker()
+            else:
+                with contextlib.suppress(BlockingIOError):
+                    os.eventfd_read(mine)
+
+    def _poll(self, *numbers: int) -> select.poll:
+        """Return a poll object for descriptors; the same ones mostly come again.
+
+        A number may have come to mean another file: poll() looks at the numbers only.
+        """
+        poll = self._polls.get(numbers)
+        if poll is None:
+            self._polls.clear()
+            poll = self._polls[numbers] = select.poll()
+            for number in numbers:
+                if number >= 0:
+                    poll.register(number, select.POLLIN)
+        return poll
+
+    def _service_broker(self) -> None:
+        mailbox = self._process.mailbox
+        # A sender that the broker's back-pressure holds has the lock: look again later.
+        if not mailbox.lock.acquire(timeout=0.01):
+            return
+        try:
+            mailbox.service()
+        except LOST as error:
+            self._process.on_mailbox_lost(error)
+        finally:
+            mailbox.lock.release()
+        self._process.flush()  # for those who found the lock taken
+        self._process.run_after()
+
+    def _run(self) -> None:
+        while not self._closing:
+            try:
+                self._turn()
+            except Exception:
+                # Without this thread the process would wait for ever, and never say why.
+                logger.exception("an error in the background thread; it goes on")
+                self._sleep(_AFTER_ERROR)
+        self.wake_all()
+
+    def _turn(self) -> None:
+        due = self._process.tick()
+        if not self._process.connected:
+            if not self._process.reconnect():
+                self._sleep(0.2)
+            return
+        now = monotonic()
+        if self._wanted or now - self._last_foreground < _ASIDE:
+            self._sleep(min(_ASIDE, max(0.0, due - now)))
+        elif self._reading.acquire(blocking=False):
+            try:
+                self._read(due - now, background=True)
+            finally:
+                self._reading.release()
+                self._pass_on()
+        else:  # a foreground thread leads
+            self._sleep(min(_ASIDE, max(0.0, due - now)))
+
+    def _sleep(self, timeout: float) -> None:
+        poll = select.poll()
+        poll.register(self._wakeup, select.POLLIN)
+        if poll.poll(timeout * 1000):
+            with contextlib.suppress(BlockingIOError):
+                os.eventfd_read(self._wakeup)

@@ -1,0 +1,240 @@
+"""The process's only publisher: an AMQP connection, and what is sent over it.
+
+Publishing writes prebuilt frames to py-amqp's transport: the method and header frames of
+a call to a given queue differ from message to message only in the body's length.
+``connection.blocked`` is not negotiated, since py-amqp then makes four system calls a
+publish instead of one; a broker under a memory alarm stops reading instead, which blocks
+the sender just the same.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from struct import pack
+from typing import Any, ClassVar
+
+import amqp
+import kombu
+from amqp.exceptions import AccessRefused, AMQPError
+from kombu.transport import pyamqp
+
+from celery_actors.exceptions import ConnectionFailed
+from celery_actors.protocol.calls import CALLS_TASK, CONTENT_TYPE
+from celery_actors.protocol.orders import ORDER_TASK, Order, encode_order
+from celery_actors.protocol.signing import Signer
+
+__all__ = ["LOST", "Mailbox", "explain_amqp"]
+
+#: What a lost connection may raise.
+LOST: tuple[type[Exception], ...] = (OSError, AMQPError, AttributeError)
+
+_HEARTBEAT = 10.0
+_FRAME_END = b"\xce"
+
+
+def explain_amqp(url: str, error: BaseException) -> ConnectionFailed:
+    """Turn a connection error into one that says what was tried and what to do."""
+    address = kombu.Connection(url).as_uri(include_password=False)
+    if isinstance(error, AccessRefused):
+        hint = "it refused the user or password: check those in CELERY_BROKER_URL"
+    else:
+        hint = (
+            "check that RabbitMQ runs and that CELERY_BROKER_URL names it "
+            "(amqp://user:password@host:port/vhost)"
+        )
+    return ConnectionFailed(f"cannot use RabbitMQ at {address}: {error}; {hint}")
+
+
+class _PublishingConnection(pyamqp.Connection):  # type: ignore[misc]  # untyped base
+    negotiate_capabilities: ClassVar[dict[str, bool]] = {
+        "consumer_cancel_notify": True,
+        "authentication_failure_close": True,
+    }
+
+
+class Mailbox:
+    """Publishes calls and orders, declares and deletes actors' queues.
+
+    :ivar lock: guards the connection.  Held while a batch is taken from its outbox and
+        written, so that batches leave in the order in which they were taken; nothing that
+        waits for somebody else is done under it but the socket's own back-pressure.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        signer: Signer,
+        on_return: Callable[[str], None],
+        ssl: Any = None,
+    ) -> None:
+        self._url = url
+        self._ssl = ssl
+        self._signer = signer
+        self._on_return = on_return
+        self._kombu: kombu.Connection | None = None
+        self._connection: Any = None
+        self._channel: Any = None
+        self._heads: dict[tuple[str, str], bytes] = {}
+        self._properties: dict[str, bytes] = {}
+        self.lock = threading.Lock()
+        self.messages = 0
+        """How many messages were published (for tests and statistics)."""
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection."""
+        return self._channel is not None
+
+    def fileno(self) -> int:
+        """Return the socket's file descriptor, -1 without a connection."""
+        try:
+            return int(self._connection.sock.fileno()) if self._connection is not None else -1
+        except (AttributeError, OSError):
+            return -1
+
+    def connect(self, timeout: float = 5.0) -> None:
+        """Connect once.  Called with :attr:`lock` held.
+
+        :raises OSError, AMQPError: no broker, or it refuses.
+        """
+        self.disconnect()
+        client = kombu.Connection(
+            self._url,
+            heartbeat=_HEARTBEAT,
+            connect_timeout=timeout,
+            ssl=self._ssl or False,
+        )
+        transport = client.transport
+        transport.Connection = _PublishingConnection
+        connection = transport.establish_connection()
+        self._kombu = client
+        self._connection = connection
+        channel = connection.channel()
+        channel.events["basic_return"].add(self._returned)
+        self._channel = channel
+        self._heads.clear()
+
+    def publish(self, queue: str, body: bytes, task: str = CALLS_TASK) -> None:
+        """Write one message.  Called with :attr:`lock` held.
+
+        It is *mandatory*: the broker returns it when the queue is not there.
+
+        :raises: one of :data:`LOST` when the connection is lost.
+        """
+        channel = self._channel
+        if channel is None:
+            raise ConnectionResetError("not connected to RabbitMQ")
+        head = self._heads.get((queue, task))
+        if head is None:
+            head = self._heads[queue, task] = self._head(channel.channel_id, queue)
+        properties = self._properties.get(task)
+        if properties is None:
+            message = amqp.Message(
+                "",
+                content_type=CONTENT_TYPE,
+                delivery_mode=1,
+                application_headers={"task": task},
+            )
+            properties = self._properties[task] = message._serialize_properties()
+        number, size = channel.channel_id, len(body)
+        parts = [
+            head,
+            pack(">BHIHHQ", 2, number, 12 + len(properties), 60, 0, size),
+            properties,
+            _FRAME_END,
+        ]
+        limit = self._connection.frame_max - 8
+        for at in range(0, size, limit):
+            chunk = body[at : at + limit] if size > limit else body
+            parts += (pack(">BHI", 3, number, len(chunk)), chunk, _FRAME_END)
+        self._connection.transport.write(b"".join(parts))
+        self.messages += 1
+
+    def order(self, queue: str, order: Order) -> None:
+        """Publish an order.  Called with :attr:`lock` held."""
+        self.publish(queue, encode_order(self._signer, queue, order), ORDER_TASK)
+
+    def declare(self, queue: str) -> None:
+        """Declare an actor's queue, without waiting.  Called with :attr:`lock` held.
+
+        It is declared as Celery's own ``Queues.new_missing`` would, so that a plain
+        client's ``send_task(queue=…)`` finds equal arguments.
+        """
+        self._need_channel().queue_declare(queue, durable=True, auto_delete=False, nowait=True)
+
+    def delete(self, queue: str) -> None:
+        """Delete an actor's queue, and the exchange that plain clients make beside it.
+
+        Called with :attr:`lock` held.
+        """
+        channel = self._need_channel()
+        channel.queue_delete(queue, nowait=True)
+        channel.exchange_delete(queue, nowait=True)
+
+    def barrier(self) -> None:
+        """Wait until the broker has done all that was sent.  Called with :attr:`lock` held."""
+        self._need_channel().basic_qos(0, 0, False)
+
+    def service(self) -> None:
+        """Read what the broker sent: returned messages, heartbeats, a closed channel.
+
+        Called with :attr:`lock` held, when the socket is readable.
+        """
+        connection = self._connection
+        if connection is None:
+            return
+        try:
+            while True:
+                connection.drain_events(timeout=0)
+        except TimeoutError:
+            return
+
+    def heartbeat(self) -> None:
+        """Send a heartbeat if one is due.  Called with :attr:`lock` held.
+
+        :raises: one of :data:`LOST` when the broker missed too many.
+        """
+        if self._connection is not None:
+            self._connection.heartbeat_tick(rate=2)
+
+    def disconnect(self) -> None:
+        """Close the connection.  Called with :attr:`lock` held."""
+        connection, self._connection, self._channel = self._connection, None, None
+        if connection is not None:
+            try:
+                connection.close()
+            except LOST:
+                connection.collect()
+
+    def drop(self) -> None:
+        """Forget a lost connection.  Called with :attr:`lock` held."""
+        connection, self._connection, self._channel = self._connection, None, None
+        if connection is not None:
+            try:
+                connection.collect()
+            except LOST:
+                return
+
+    def abandon(self) -> None:
+        """Forget a connection that belongs to the parent of this fork, without closing it."""
+        sock = getattr(getattr(self._connection, "transport", None), "sock", None)
+        if sock is not None:
+            sock.detach()
+        self._connection = self._channel = None
+        self.lock = threading.Lock()
+
+    def _need_channel(self) -> Any:
+        if self._channel is None:
+            raise ConnectionResetError("not connected to RabbitMQ")
+        return self._channel
+
+    def _returned(self, _error: Any, _exchange: str, routing_key: str, _message: Any) -> None:
+        self._on_return(routing_key)
+
+    @staticmethod
+    def _head(number: int, queue: str) -> bytes:
+        name = queue.encode()
+        # basic.publish: class 60, method 40, reserved, exchange "", key, mandatory
+        payload = pack(">HHHBB", 60, 40, 0, 0, len(name)) + name + b"\x01"
+        return pack(">BHI", 1, number, len(payload)) + payload + _FRAME_END

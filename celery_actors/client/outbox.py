@@ -1,0 +1,249 @@
+"""The outbox: this process's calls to one actor, from submission until they are resolved.
+
+Order: calls leave in the order of submission.  A call whose ref arguments are not there
+yet holds back the later ones to the same actor (PROTOCOL, Ref arguments).
+
+Exactly once: a call stays here until its result, or the caller's cursor at the actor,
+says that it is finished.  What was lost on the way is sent again; the actor drops
+repeats by (caller, sequence).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import Any
+
+from celery_actors.client.objects import Entry, ObjectState, ObjectTable, Waiter
+from celery_actors.protocol.calls import CallFlag, encode_call
+from celery_actors.protocol.payload import encode_arguments
+
+__all__ = ["Outbox", "PendingCall"]
+
+_RESEND_FIRST = 5.0
+_RESEND_MOST = 60.0
+
+
+@dataclass(slots=True, eq=False)
+class PendingCall:
+    """A call that is not resolved.
+
+    :ivar task: its sequence in the task id; ``sequence`` orders it at the actor.
+    :ivar entries: the return values to come.
+    :ivar arguments: ref arguments at top level, whose values it needs before it is sent.
+    :ivar holding: the holds of handles inside its arguments are still being written.
+    :ivar carried: actors whose handles are inside; the call has holds on them.
+    :ivar kept: refs and holds of handles inside its arguments, alive until it's resolved.
+    :ivar on_failed: takes the call back when its actor died (tasks are tried elsewhere).
+    """
+
+    task: int
+    method: bytes
+    payload: bytes
+    entries: tuple[Entry, ...]
+    flags: int = 0
+    returns: int = 1
+    arguments: tuple[Entry, ...] = ()
+    holding: bool = False
+    carried: tuple[bytes, ...] = ()
+    kept: list[Any] = field(default_factory=list)
+    on_failed: Callable[[PendingCall, Exception], bool] | None = None
+    on_done: Callable[[PendingCall], None] | None = None
+    sequence: int = 0
+    previous: int = 0
+    sent: bool = False
+    retries: int = 0
+
+    @property
+    def size(self) -> int:
+        """Bytes that it counts for in the window."""
+        return len(self.payload) + 64
+
+    def encode(self) -> bytes:
+        """Return its encoded form; a call all of whose refs are gone stores nothing."""
+        flags = self.flags
+        # A resent call may already have been stored, so it keeps the flags it had.
+        if not self.sent and self.entries and all(e.unwanted for e in self.entries):
+            flags |= CallFlag.STORE_NOTHING
+            self.flags = flags
+        payload = self.payload
+        if self.arguments:
+            payload = encode_arguments([(e.oid, e.blob) for e in self.arguments]) + payload
+        return encode_call(
+            self.sequence, self.previous, self.task, flags, self.returns, self.method, payload
+        )
+
+
+class Outbox:
+    """Every method is called under the process's lock."""
+
+    def __init__(self, actor: bytes, queue: str, objects: ObjectTable) -> None:
+        self.actor = actor
+        self.queue = queue
+        self._objects = objects
+        self.last_sequence = 0
+        self.unresolved: dict[int, PendingCall] = {}
+        self.unsent: deque[PendingCall] = deque()
+        self.blocked: deque[PendingCall] = deque()
+        self.bytes = 0
+        self.windows = 1
+        self.dead: Exception | None = None
+        self.ready = True  # False while the actor's own creation waits for ref arguments
+        self.window_waiters: list[Waiter] = []
+        self.constructing: PendingCall | None = None  # this process creates the actor
+        self.kept: object = None  # an executor's hold, as long as it is leased
+        self.next_resend = 0.0
+        self._resend_pause = _RESEND_FIRST
+
+    def add(self, call: PendingCall, sequence: int) -> None:
+        """Take a call; it goes to :attr:`unsent` or, behind an unready one, to ``blocked``."""
+        call.sequence = sequence
+        call.previous = self.last_sequence
+        self.last_sequence = sequence
+        self.unresolved[sequence] = call
+        self.bytes += call.size
+        if self.blocked or not self.ready or self._held_back(call):
+            self.blocked.append(call)
+        else:
+            self.unsent.append(call)
+
+    def _held_back(self, call: PendingCall) -> bool:
+        return call.holding or any(map(self._awaited, call.arguments))
+
+    def _awaited(self, entry: Entry) -> bool:
+        """Whether a ref argument must be waited for here.
+
+        Values that this process's earlier calls to the same actor produce are there when
+        the actor comes to the call.
+        """
+        return entry.pending and entry.producer != self.actor
+
+    def unblock(self) -> bool:
+        """Move calls whose arguments have arrived to ``unsent``; whether there were any."""
+        moved = False
+        while self.ready and self.blocked:
+            call = self.blocked[0]
+            if self._held_back(call):
+                break
+            self.unsent.append(self.blocked.popleft())
+            moved = True
+        return moved
+
+    def take(self, calls: int, size: int) -> list[PendingCall]:
+        """Take the next batch of at most so many calls and bytes (but one call at least)."""
+        batch: list[PendingCall] = []
+        taken = 0
+        while self.unsent and len(batch) < calls:
+            taken += self.unsent[0].size
+            if batch and taken > size:
+                break
+            batch.append(self.unsent.popleft())
+        if batch and not self.next_resend:
+            self.next_resend = monotonic() + self._resend_pause
+        return batch
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing was sent that is not resolved."""
+        return len(self.unresolved) == len(self.unsent) + len(self.blocked)
+
+    @property
+    def floor(self) -> int:
+        """The lowest unresolved sequence."""
+        return next(iter(self.unresolved), self.last_sequence + 1)
+
+    def resolve_through(self, cursor: int) -> list[PendingCall]:
+        """Resolve all calls up to ``cursor``; returns them."""
+        resolved: list[PendingCall] = []
+        unresolved = self.unresolved
+        if self.constructing is not None and self.constructing.sequence <= cursor:
+            self.constructing = None  # lets go of the constructor's arguments
+        while unresolved:
+            sequence = next(iter(unresolved))
+            if sequence > cursor:
+                break
+            resolved.append(self._resolve(sequence))
+        if resolved:
+            self._progressed()
+        return resolved
+
+    def _resolve(self, sequence: int) -> PendingCall:
+        call = self.unresolved.pop(sequence)
+        self.bytes -= call.size
+        for entry in call.entries:
+            if entry.pending:  # finished, but nothing was stored or its push was lost
+                self._objects.settle(entry, ObjectState.STORED)
+        call.kept.clear()
+        call.arguments = ()
+        if call.on_done is not None:
+            call.on_done(call)
+        return call
+
+    def _progressed(self) -> None:
+        self._resend_pause = _RESEND_FIRST
+        self.next_resend = monotonic() + _RESEND_FIRST if self.unresolved else 0.0
+        waiters, self.window_waiters = self.window_waiters, []
+        for waiter in waiters:
+            waiter.count_down()
+
+    def fail(self, error: Exception) -> list[PendingCall]:
+        """The actor is dead: settle what is unresolved; later calls fail at once."""
+        self.dead = error
+        self.constructing = None
+        failed = list(self.unresolved.values())
+        self.unresolved.clear()
+        self.unsent.clear()
+        self.blocked.clear()
+        self.bytes = 0
+        for call in failed:
+            if call.on_failed is not None and call.on_failed(call, error):
+                continue
+            for entry in call.entries:
+                self._objects.settle(entry, ObjectState.FAILED, error=error)
+            call.kept.clear()
+            call.arguments = ()
+            if call.on_done is not None:
+                call.on_done(call)
+        self._progressed()
+        return failed
+
+    def rewind(self) -> None:
+        """Send all unresolved calls again, in order (the connection was lost)."""
+        blocked = set(map(id, self.blocked))
+        self.unsent = deque(c for c in self.unresolved.values() if id(c) not in blocked)
+        self.next_resend = 0.0
+
+    def rewind_from(self, sequence: int) -> None:
+        """Send again from ``sequence`` on: the actor saw a gap there."""
+        unsent = {id(call) for call in self.unsent} | {id(call) for call in self.blocked}
+        again = [
+            call
+            for number, call in self.unresolved.items()
+            if number >= sequence and id(call) not in unsent
+        ]
+        self.unsent.extendleft(reversed(again))
+
+    def resend_due(self, now: float) -> PendingCall | None:
+        """Return the oldest sent call if nothing has moved for long, and back off."""
+        if not self.unresolved or not self.next_resend or now < self.next_resend:
+            return None
+        self._resend_pause = min(self._resend_pause * 2, _RESEND_MOST)
+        self.next_resend = now + self._resend_pause
+        oldest = next(iter(self.unresolved.values()))
+        return oldest if oldest.sent else None
+
+    def is_full(self, calls: int, size: int) -> bool:
+        """Whether the window of unresolved calls is full."""
+        return len(self.unresolved) >= calls or self.bytes >= size
+
+    def pending_oids(self) -> Sequence[bytes]:
+        """Return the ids of all return values to come."""
+        return [e.oid for call in self.unresolved.values() for e in call.entries if e.pending]
+
+    def __repr__(self) -> str:
+        return (
+            f"<Outbox {self.queue} unresolved={len(self.unresolved)} unsent={len(self.unsent)} "
+            f"blocked={len(self.blocked)}{' dead' if self.dead else ''}>"
+        )

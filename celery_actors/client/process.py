@@ -1,0 +1,465 @@
+"""A process's own client: it makes calls, waits for their results, keeps its refs alive.
+
+The way of a call starts here: :meth:`Process.call` gives it its id and appends it to the
+actor's :class:`~celery_actors.client.outbox.Outbox`; :meth:`Process.flush` hands batches
+to the :class:`~celery_actors.client.mailbox.Mailbox`; the
+:class:`~celery_actors.client.listener.Listener` brings the replies back.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from time import monotonic
+from typing import Any
+
+from celery_actors.client.executors import Executors
+from celery_actors.client.holds import Hold, HoldTable
+from celery_actors.client.housekeeping import Housekeeping
+from celery_actors.client.identity import after_fork
+from celery_actors.client.listener import Listener
+from celery_actors.client.mailbox import LOST, Mailbox, explain_amqp
+from celery_actors.client.objects import Entry, ObjectState, ObjectTable, Waiter, complete
+from celery_actors.client.outbox import Outbox
+from celery_actors.client.recovery import Recovery
+from celery_actors.client.replies import Replies
+from celery_actors.client.sender import Sender
+from celery_actors.config import Settings
+from celery_actors.control import Control
+from celery_actors.exceptions import (
+    GetTimeoutError,
+    ObjectLostError,
+    TamperedError,
+)
+from celery_actors.ids import mailbox_name, object_id
+from celery_actors.protocol.orders import Order, OrderKind
+from celery_actors.protocol.signing import Signer
+from celery_actors.protocol.values import decode_push
+from celery_actors.serialization import Dumped
+from celery_actors.store.codec import Codec
+from celery_actors.store.connection import open_redis
+from celery_actors.store.results import Results
+from celery_actors.store.segments import Segments
+from celery_actors.store.whereabouts import node_beside
+
+__all__ = ["Process"]
+
+logger = logging.getLogger(__name__)
+
+_BROKER_PATIENCE = 30.0
+
+_MOST_WINDOWS = 64
+_WINDOW_PATIENCE = 2.0
+
+
+class Process:
+    """One process in the cluster, with its own caller id.
+
+    :ivar lock: guards the tables of objects, outboxes, holds and executors and everything
+        in them.  Held for short stretches of Python only: never across I/O, never while
+        waiting.  Taken after ``mailbox.lock`` where both are needed, never before it.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        caller: bytes,
+        job_id: str,
+        node_id: str | None,
+        driver: bool,
+        actor_id: bytes | None = None,
+        creator_id: str = "",
+    ) -> None:
+        self.settings = settings
+        self.pid = os.getpid()
+        self.caller = caller
+        self.job_id = job_id
+        self.node_id = node_id
+        self.driver = driver  # renews a lease of its own
+        self.leads_job = driver
+        self.ends_cluster = False  # the cluster is private to this process
+        self.actor_id = actor_id
+        self.actor_hex = actor_id.hex() if actor_id is not None else ""
+        self.creator_id = creator_id
+        self.started = False
+        self.signer = Signer(settings.key)
+        self.redis = open_redis(settings)
+        self.control = Control(self.redis, settings.prefix)
+        self.results = Results(self.redis, settings.prefix, settings.result_ttl)
+        self.segments = Segments(
+            self.redis,
+            settings,
+            node=node_id or "",
+            owner=f"{job_id}.{caller.hex()}",
+            order=self.order,
+        )
+        self.codec = Codec(
+            self.signer, self.segments.write, settings.shared_memory_limit, self.segments.read
+        )
+        self.lock = threading.Lock()
+        self.objects = ObjectTable()
+        self.holds = HoldTable(caller.hex())
+        self.outboxes: dict[bytes, Outbox] = {}
+        self.dirty: dict[Outbox, None] = {}
+        self.sequence = 0
+        self.connected = False
+        self.closed = False
+        self.mailbox = Mailbox(
+            settings.broker_url,
+            self.signer,
+            self._on_return,
+            settings.broker_options.get("broker_use_ssl"),
+        )
+        self.sender = Sender(self)
+        self.make_parts()
+        self.inherited: list[Hold | None] = []
+        self.on_blocked: Callable[[], Callable[[], None]] | None = None
+        """Set in actor processes: gives the CPU back while a call waits in ``get``."""
+
+    # -- lifecycle ---------------------------------------------------------------
+
+    def make_parts(self, keep_listener: bool = False) -> None:
+        """Make the parts that belong to the present caller id."""
+        channel = self.results.channel(self.caller.hex())
+        self.replies = Replies(self.redis, channel, f"{self.settings.prefix}cluster")
+        self.executors = Executors(self)
+        self.recovery = Recovery(self)
+        self.housekeeping = Housekeeping(self)
+        if not keep_listener:
+            self.listener = Listener(self)
+
+    def connect(self) -> None:
+        """Open both connections and start the background thread.
+
+        :raises LOST, redis.RedisError: a broker can't be reached.
+        """
+        self.replies.open()
+        with self.mailbox.lock:
+            self.mailbox.connect()
+        self.connected = self.started = True
+        self.listener.start()
+
+    def settle_down(self) -> None:
+        """Find the node that shares memory with this driver, for its large values."""
+        beside = node_beside(self.settings, self.control.nodes())
+        if beside is None:
+            self.codec.shares = False
+        else:
+            self.segments.belongs_to(beside)
+
+    def close(self) -> None:
+        """Send what is left, then close."""
+        self.closed = True
+        self.flush()
+        self.listener.close()
+        with self.mailbox.lock:
+            self.mailbox.disconnect()
+        self.replies.close()
+        if self.leads_job:
+            self.segments.close()
+        else:
+            self.segments.leave()
+        self.redis.close()
+
+    def after_fork(self) -> None:
+        """In a forked child: be a caller of one's own (PROTOCOL, Callers and sequences)."""
+        after_fork(self)
+
+    # -- objects -----------------------------------------------------------------
+
+    def next_sequence(self) -> int:
+        """Return the next sequence.  Called under the lock."""
+        self.sequence += 1
+        return self.sequence
+
+    def put(self, dumped: Dumped, stored: bool = True) -> Entry:
+        """Store a pickled value under a new id.
+
+        :param stored: False keeps it out of Redis: only this process passes it on.
+        """
+        with self.lock:
+            sequence = self.next_sequence()
+            entry = self.objects.add(object_id(self.caller, sequence))
+        for actor in dumped.actors:
+            self.control.hold(actor.hex(), f"{self.caller.hex()}/o{sequence}.0")
+        blob = self.codec.encode(entry.oid, dumped)
+        if stored:
+            self.results.put(entry.oid, blob)
+        with self.lock:
+            self.objects.settle(entry, ObjectState.READY, blob)
+        return entry
+
+    def borrow(self, oid: bytes) -> Entry:
+        """Return the entry of an object whose ref came here from elsewhere."""
+        with self.lock:
+            entry = self.objects.entries.get(oid)
+            if entry is None:
+                entry = self.objects.add(oid, foreign=oid[:8] != self.caller)
+                entry.escaped = True
+            else:
+                entry.refs += 1
+            return entry
+
+    def load(self, entry: Entry) -> Any:
+        """Return the value of a settled entry, or raise what getting it raises."""
+        if entry.state is ObjectState.FAILED:
+            assert entry.error is not None
+            raise entry.error
+        blob = entry.blob
+        if blob is None:
+            blob = self.results.fetch([entry.oid])[0]
+            if blob is None:
+                raise ObjectLostError(
+                    f"object {entry.oid.hex()} is no longer stored: it was released, or no "
+                    f"process that holds a ref to it ran for {self.settings.result_ttl:g} s"
+                )
+        return self.codec.load(entry.oid, blob)
+
+    def future(self, entry: Entry) -> Future[Any]:
+        """Return a future of the value; the background thread completes it."""
+        future: Future[Any] = Future()
+        with self.lock:
+            entry.refs += 1  # the future holds a ref until it is done
+            done = self._completion(future, entry)
+            if entry.pending:
+                if entry.on_settled is None:
+                    entry.on_settled = []
+                entry.on_settled.append(done)
+            else:
+                self.objects.after.append(done)
+        self.flush()
+        if entry.foreign:
+            self.recovery.resolve_foreign([entry])
+        self.run_after()
+        self.listener.wake()
+        return future
+
+    def _completion(self, future: Future[Any], entry: Entry) -> Callable[[], None]:
+        def done() -> None:
+            complete(future, lambda: self.load(entry))
+            entry.dropped_refs.append(entry)
+
+        return done
+
+    # -- waiting -----------------------------------------------------------------
+
+    def wait_for(self, entries: Sequence[Entry], count: int, timeout: float | None) -> bool:
+        """Wait until ``count`` of the entries are settled; whether they are."""
+        return self._wait(entries, count, timeout, fail_fast=False)
+
+    def get(self, entries: Sequence[Entry], timeout: float | None) -> list[Any]:
+        """Return the values, in order.
+
+        :raises GetTimeoutError: not all came within ``timeout`` seconds.
+        """
+        if not self._wait(entries, len(entries), timeout, fail_fast=True):
+            missing = [entry for entry in entries if entry.pending]
+            raise GetTimeoutError(
+                f"{len(missing)} of {len(entries)} objects were not there after {timeout:g} s; "
+                f"the first is {missing[0].oid.hex()}"
+                if missing
+                else f"the objects were not there after {timeout:g} s"
+            )
+        for entry in entries:
+            if entry.failed:
+                self.load(entry)
+        stored = [e for e in entries if e.state is ObjectState.STORED and e.blob is None]
+        if stored:
+            for entry, blob in zip(
+                stored, self.results.fetch([e.oid for e in stored]), strict=True
+            ):
+                entry.blob = blob
+        return [self.load(entry) for entry in entries]
+
+    def _wait(
+        self, entries: Sequence[Entry], count: int, timeout: float | None, fail_fast: bool
+    ) -> bool:
+        if self.dirty:
+            self.flush()
+        foreign = [entry for entry in entries if entry.foreign and entry.pending]
+        if foreign:
+            self.recovery.resolve_foreign(foreign)
+        with self.lock:
+            waiter = self.objects.wait_for(entries, count, fail_fast)
+        if waiter.remaining <= 0:
+            return True
+        try:
+            return self.wait_blocked(waiter, timeout)
+        finally:
+            if waiter.remaining > 0:
+                with self.lock:
+                    self.objects.forget(waiter, entries)
+
+    def wait_blocked(self, waiter: Waiter, timeout: float | None) -> bool:
+        """Wait; a call that waits for long gives its CPU back meanwhile."""
+        give_back = self.on_blocked
+        if give_back is None:
+            return self.listener.wait(waiter, timeout)
+        first = 0.01 if timeout is None else min(0.01, timeout)
+        if self.listener.wait(waiter, first):
+            return True
+        take_again = give_back()
+        try:
+            rest = None if timeout is None else timeout - first
+            return self.listener.wait(waiter, rest)
+        finally:
+            take_again()
+
+    # -- calls -------------------------------------------------------------------
+
+    def outbox(self, actor: bytes) -> Outbox:
+        """Return the outbox to ``actor``.  Called under the lock."""
+        box = self.outboxes.get(actor)
+        if box is None:
+            box = self.outboxes[actor] = Outbox(actor, mailbox_name(actor), self.objects)
+        return box
+
+    def flush(self) -> None:
+        """Send what waits in the outboxes, unless another thread is at it."""
+        if self.dirty:
+            self.sender.flush()
+
+    def order(self, queue: str, order: Order) -> None:
+        """Publish an order to a node or into a mailbox.
+
+        :raises ConnectionFailed: the broker stayed away.
+        """
+        self.publish(lambda mailbox: mailbox.order(queue, order))
+
+    def publish(self, action: Callable[[Mailbox], None]) -> None:
+        """Do something else than sending calls over the mailbox's connection.
+
+        While the broker is away the calling thread waits for it; ``action`` may be done
+        more than once.  (The background thread, which is to connect again, doesn't wait.)
+
+        :raises ConnectionFailed: the broker stayed away.
+        """
+        deadline = monotonic() + _BROKER_PATIENCE
+        while True:
+            try:
+                with self.mailbox.lock:
+                    action(self.mailbox)
+                break
+            except LOST as error:
+                if self.mailbox.connected:
+                    with self.mailbox.lock:
+                        self.on_mailbox_lost(error)
+                if self.closed or self.listener.is_current_thread() or monotonic() > deadline:
+                    raise explain_amqp(self.settings.broker_url, error) from error
+                self.listener.wait_connected(deadline - monotonic())
+        # Whoever wanted to send meanwhile found the lock taken and relies on its holder.
+        self.flush()
+
+    def send_stop(self, actor: bytes) -> None:
+        """Tell an actor, behind the calls in its mailbox, to stop if no hold is left."""
+        self.order(mailbox_name(actor), Order(OrderKind.STOP, actor.hex()))
+
+    # -- replies -----------------------------------------------------------------
+
+    def read_pushes(self) -> None:
+        """Take in what has arrived on the push socket.  Called by the leader."""
+        try:
+            messages = self.replies.read()
+        except OSError as error:
+            logger.debug("the push socket was lost: %s", error)
+            self.on_lost()
+            return
+        for channel, payload in messages:
+            try:
+                if payload[:4] == b"CAR1":
+                    self._on_push(payload)
+                else:
+                    self.recovery.on_hint(channel, payload)
+            except (TamperedError, ValueError) as error:
+                logger.warning("ignored a message on channel %r: %s", channel, error)
+        if self.objects.after:
+            self.run_after()
+
+    def _on_push(self, data: bytes) -> None:
+        push = decode_push(self.signer, self.caller, data)
+        caller, entries, objects = self.caller, self.objects.entries, self.objects
+        with self.lock:
+            box = self.outboxes.get(push.actor)
+            for task, index, value in push.results:
+                entry = entries.get(object_id(caller, task, index))
+                if entry is None:
+                    continue
+                state = ObjectState.STORED if value is None else ObjectState.READY
+                objects.settle(entry, state, value)
+                if entry.refs <= 0:
+                    self.housekeeping.discard(entry)
+            if box is not None:
+                self.housekeeping.calls_resolved(box.resolve_through(push.cursor))
+
+    def run_after(self) -> None:
+        """Run what had to wait for the lock to be free."""
+        after = self.objects.after
+        while after:
+            try:
+                action = after.popleft()
+            except IndexError:
+                return
+            action()
+
+    # -- what the listener asks for ----------------------------------------------
+
+    def tick(self) -> float:
+        """Do what is due; returns when to come again (monotonic seconds)."""
+        return self.housekeeping.tick()
+
+    def reconnect(self) -> bool:
+        """Connect again after a loss; whether it succeeded."""
+        return self.recovery.reconnect()
+
+    def on_lost(self) -> None:
+        """The push socket is lost: the background thread connects again."""
+        self.connected = False
+        self.listener.wake()
+
+    def on_mailbox_lost(self, error: BaseException) -> None:
+        """The AMQP connection is lost.  Called with ``mailbox.lock`` held."""
+        logger.debug("the connection to RabbitMQ was lost: %s", error)
+        self.mailbox.drop()
+        self.on_lost()
+
+    def _on_return(self, queue: str) -> None:
+        """The broker returned a message: the actor's queue is not there."""
+        self.recovery.check_later(queue.removeprefix("actor."))
+
+    # -- handles -----------------------------------------------------------------
+
+    def hold(self, actor: bytes) -> Hold | None:
+        """Take (or share) this process's hold on an actor.
+
+        :returns: ``None`` when the actor is stopping or dead: no hold is given any more.
+        """
+        with self.lock:
+            hold = self.holds.get(actor)
+            if hold is not None:
+                return hold
+            owner = self.holds.new_owner()
+        if not self.control.hold(actor.hex(), owner):
+            return None
+        with self.lock:
+            return self.holds.add(actor, owner)
+
+    def admit(self, source: str, actors: Sequence[bytes]) -> list[Hold]:
+        """Take over the holds of a call's handles: from the call to this process."""
+        taken = []
+        for actor in actors:
+            if actor == self.actor_id:  # its handle to itself is weak
+                self.control.release_hold(actor.hex(), source)
+                continue
+            hold = self.hold(actor)
+            self.control.release_hold(actor.hex(), source)
+            if hold is not None:
+                taken.append(hold)
+        return taken
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else "connected" if self.connected else "reconnecting"
+        return f"<Process {self.caller.hex()} job={self.job_id} {state}>"

@@ -1,0 +1,300 @@
+"""When something is lost: connections, pushes, actors, callers.
+
+A push or hint is never relied upon.  After every (re)connection, and when an actor or a
+caller is said to be gone, the store is read first; what it holds settles calls; only the
+rest is sent again or fails.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from time import monotonic
+from typing import TYPE_CHECKING
+
+import redis
+
+from celery_actors.client.creation import remove_lost_node
+from celery_actors.client.identity import lease_lost
+from celery_actors.client.mailbox import LOST
+from celery_actors.client.objects import Entry, ObjectState
+from celery_actors.client.outbox import Outbox
+from celery_actors.control import ActorRecord
+from celery_actors.exceptions import ActorDiedError, ActorsError, OwnerDiedError
+from celery_actors.ids import CALLER_BYTES, object_id
+
+if TYPE_CHECKING:
+    from celery_actors.client.process import Process
+
+__all__ = ["Recovery", "death_of"]
+
+logger = logging.getLogger(__name__)
+
+_AWAY: tuple[type[Exception], ...] = (redis.RedisError, ActorsError, *LOST)
+
+
+def death_of(process: Process, actor: bytes, record: ActorRecord | None) -> ActorDiedError:
+    """Return the error that calls to a dead actor raise, with its cause."""
+    if record is None:
+        return ActorDiedError(
+            f"actor {actor.hex()} is dead: its record is gone (it ended long ago, or its job is "
+            "over)",
+            actor.hex(),
+        )
+    error = ActorDiedError(
+        f"actor {record.class_name} ({actor.hex()}) is dead: {record.cause or 'it ended'}",
+        actor.hex(),
+    )
+    if record.error:
+        try:
+            process.codec.load(object_id(actor[:CALLER_BYTES], 0), record.error)
+        except Exception as cause:  # noqa: BLE001 - the user's own exception becomes the cause
+            error.__cause__ = cause
+    return error
+
+
+class Recovery:
+    """What one process does about losses.  Runs in its background thread."""
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+        self._failures = 0
+        # Actors to look at, by id in hex; added to from any thread (set.add is atomic).
+        self._checks: set[str] = set()
+        self._ready: set[bytes] = set()
+        self._orphans: dict[bytes, float] = {}
+        self._gaps: dict[bytes, int] = {}
+
+    # -- hints -------------------------------------------------------------------
+
+    def on_hint(self, channel: bytes, payload: bytes) -> None:
+        """Take in what is not a push; the background thread acts on it."""
+        process = self._process
+        kind, text = payload[:1], payload[1:].decode("ascii", "replace")
+        if channel == process.replies.caller_channel:
+            if kind == b"L":
+                process.executors.placed(bytes.fromhex(text))
+            elif kind == b"W":
+                self._ready.add(bytes.fromhex(text))
+            elif kind == b"G":  # the actor saw a gap: "G<actor>:<sequence>"
+                actor, _, sequence = text.partition(":")
+                self._gaps[bytes.fromhex(actor)] = int(sequence)
+            else:
+                return
+        elif kind == b"D":
+            if bytes.fromhex(text) not in process.outboxes:
+                return
+            self._checks.add(text)
+        elif kind == b"C":
+            self._owner_ended(bytes.fromhex(text))
+        elif kind == b"R":
+            process.executors.reclaim()
+        else:
+            return
+        process.listener.wake()
+
+    def check_later(self, actor: str) -> None:
+        """Have the background thread look at the record of an actor."""
+        self._checks.add(actor)
+        self._process.listener.wake()
+
+    def run(self) -> None:
+        """Act on the hints that came.
+
+        :raises redis.RedisError, LOST: a broker is away; what was not done is done later.
+        """
+        process = self._process
+        acted = False
+        while self._checks:
+            actor = self._checks.pop()
+            try:
+                self._check_actor(bytes.fromhex(actor))
+            except _AWAY:
+                self._checks.add(actor)
+                raise
+            acted = True
+        while self._gaps:
+            actor_id, sequence = self._gaps.popitem()
+            with process.lock:
+                box = process.outboxes.get(actor_id)
+                if box is not None:
+                    box.rewind_from(sequence)
+                    if box.unsent:
+                        process.dirty[box] = None
+            process.flush()
+        if self._ready:
+            ready, self._ready = self._ready, set()
+            acted = True
+            with process.lock:
+                entries = [process.objects.entries.get(oid) for oid in ready]
+            self.resolve_foreign([entry for entry in entries if entry is not None])
+        if self._orphans:
+            acted = self._fail_orphans() or acted
+        if acted:
+            process.run_after()
+            process.listener.wake_all()
+
+    # -- other processes' objects --------------------------------------------------
+
+    def resolve_foreign(self, entries: Iterable[Entry]) -> None:
+        """Settle the entries whose values are stored; be told of the others."""
+        process = self._process
+        for entry in entries:
+            if not entry.pending:
+                continue
+            blob = process.results.fetch_or_wait(entry.oid, process.caller.hex())
+            with process.lock:
+                if blob is not None:
+                    process.objects.settle(entry, ObjectState.READY, blob)
+                    self._orphans.pop(entry.oid, None)
+                    continue
+            owner = entry.oid[:CALLER_BYTES]
+            if owner != process.caller and not process.control.caller_alive(owner.hex()):
+                self._orphans.setdefault(entry.oid, monotonic() + process.settings.lease)
+        process.run_after()
+
+    def _owner_ended(self, owner: bytes) -> None:
+        process = self._process
+        due = monotonic() + process.settings.lease
+        with process.lock:
+            for entry in process.objects.entries.values():
+                if entry.pending and entry.foreign and entry.oid.startswith(owner):
+                    self._orphans.setdefault(entry.oid, due)
+
+    @property
+    def next_due(self) -> float:
+        """When the next orphaned object is to be given up."""
+        return min(self._orphans.values(), default=float("inf"))
+
+    def _fail_orphans(self) -> bool:
+        """Give up objects whose owner is gone; a call that it had sent may still have run."""
+        process = self._process
+        now = monotonic()
+        due = [oid for oid, when in self._orphans.items() if when <= now]
+        for oid in due:
+            del self._orphans[oid]
+            with process.lock:
+                entry = process.objects.entries.get(oid)
+            if entry is None or not entry.pending:
+                continue
+            blob = process.results.fetch([oid])[0]
+            with process.lock:
+                if blob is not None:
+                    process.objects.settle(entry, ObjectState.READY, blob)
+                    continue
+                error = OwnerDiedError(
+                    f"object {oid.hex()} will not come: the process that made the call "
+                    f"(caller {oid[:CALLER_BYTES].hex()}) is gone and the call never ran"
+                )
+                process.objects.settle(entry, ObjectState.FAILED, error=error)
+        return bool(due)
+
+    # -- actors --------------------------------------------------------------------
+
+    def _check_actor(self, actor: bytes) -> None:
+        process = self._process
+        with process.lock:
+            box = process.outboxes.get(actor)
+        if box is None:
+            return
+        record = process.control.actor(actor.hex())
+        if record is not None and record.state != "DEAD":
+            # Alive, yet a message came back: its queue is gone (a broker that lost its
+            # data).  The actor declares it again when it reconnects; so do we, and send.
+            if not process.mailbox.connected:
+                return
+            process.publish(lambda mailbox: mailbox.declare(box.queue))
+            self.sync(box)
+            with process.lock:
+                box.rewind()
+                if box.unsent:
+                    process.dirty[box] = None
+            process.flush()
+            return
+        if (
+            process.driver
+            and not process.closed
+            and not process.control.renew_caller(process.caller.hex(), process.settings.lease)
+        ):
+            lease_lost(process)  # the actor ended because this process was given up
+            return
+        self.sync(box)
+        error = death_of(process, actor, record)
+        with process.lock:
+            process.housekeeping.calls_failed(box, box.fail(error))
+            process.dirty.pop(box, None)
+            if process.holds.get(actor) is None:
+                process.outboxes.pop(actor, None)
+        process.executors.died(actor)
+
+    def check_if_dead(self, box: Outbox) -> None:
+        """Settle what the store knows; fail the rest if the actor is dead."""
+        process = self._process
+        record = process.control.actor(box.actor.hex())
+        if record is None or record.state == "DEAD":
+            self._check_actor(box.actor)
+        elif record.node_id and record.node_id in process.control.expired().nodes:
+            # Other nodes do this with each renewal.  Where the lost node was the only one,
+            # nobody is left to, and nothing may hang for that.
+            remove_lost_node(process, record.node_id)
+            self._check_actor(box.actor)
+        else:
+            self.sync(box)
+
+    def sync(self, box: Outbox) -> None:
+        """Settle the unresolved calls of which the store knows the outcome."""
+        process = self._process
+        with process.lock:
+            oids = box.pending_oids()
+            if not box.unresolved:
+                return
+        known = process.results.unresolved(box.actor, process.caller, oids)
+        with process.lock:
+            for oid, blob in known.values.items():
+                entry = process.objects.entries.get(oid)
+                if entry is not None:
+                    process.objects.settle(entry, ObjectState.READY, blob)
+            process.housekeeping.calls_resolved(box.resolve_through(known.cursor))
+
+    # -- connections -----------------------------------------------------------------
+
+    def reconnect(self) -> bool:
+        """Connect both sockets again, read the store, send the rest again, in order."""
+        process = self._process
+        if process.closed:
+            return False
+        try:
+            process.replies.open()
+            with process.mailbox.lock:
+                if not process.mailbox.connected:
+                    process.mailbox.connect()
+            with process.lock:
+                boxes = [box for box in process.outboxes.values() if box.unresolved]
+                foreign = [
+                    entry
+                    for entry in process.objects.entries.values()
+                    if entry.foreign and entry.pending
+                ]
+            for box in boxes:
+                self.sync(box)
+                self._checks.add(box.actor.hex())
+            self.resolve_foreign(foreign)
+        except _AWAY as error:
+            self._failures += 1
+            if self._failures in (1, 10) or self._failures % 100 == 0:
+                logger.warning("a broker is away (attempt %d): %s", self._failures, error)
+            with process.mailbox.lock:
+                process.mailbox.drop()
+            process.replies.close()
+            return False
+        self._failures = 0
+        with process.lock:
+            for box in boxes:
+                box.rewind()
+                if box.unsent:
+                    process.dirty[box] = None
+        process.connected = True
+        process.flush()
+        process.run_after()
+        process.listener.wake_all()
+        return True

@@ -1,0 +1,237 @@
+"""Sending: from a call to the message that carries it.
+
+An idle outbox sends at once from the calling thread.  Calls made while others are under
+way gather until a batch is full, somebody waits for a result, or the background thread
+comes to send them, whichever is first: nobody waits for a fixed time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from celery_actors.client.mailbox import LOST
+from celery_actors.client.objects import Entry, ObjectState, Waiter
+from celery_actors.client.outbox import Outbox, PendingCall
+from celery_actors.exceptions import PendingCallsLimitExceeded
+from celery_actors.ids import object_id
+from celery_actors.protocol.calls import CallFlag, encode_calls
+from celery_actors.protocol.payload import encode_body, encode_stored
+from celery_actors.serialization import Dumped
+
+if TYPE_CHECKING:
+    from celery_actors.client.process import Process
+
+__all__ = ["Sender"]
+
+_MOST_WINDOWS = 64
+_REOPEN = 0.75
+_WINDOW_PATIENCE = 2.0
+
+
+class Sender:
+    """Submits and sends the calls of one process.  Any thread may use it."""
+
+    def __init__(self, process: Process) -> None:
+        self._p = process
+
+    def payload(self, dumped: Dumped) -> tuple[bytes, int, list[Any]]:
+        """Return the payload for pickled arguments, its flags, and what it keeps alive."""
+        actors = tuple(dumped.actors)
+        flags = CallFlag.HANDLES if actors else CallFlag.NONE
+        kept = list(dumped.kept)
+        if dumped.nbytes <= self._p.settings.shared_memory_limit:
+            return encode_body(dumped.frames, actors), flags, kept
+        # Large arguments lie in shared memory until the call is resolved.
+        plain = Dumped(frames=dumped.frames)
+        entry = self._p.put(plain, stored=False)
+        assert entry.blob is not None
+        kept.append(_Pinned(entry))
+        return encode_stored(entry.oid, entry.blob, actors), flags, kept
+
+    def call(
+        self,
+        actor: bytes,
+        method: str,
+        dumped: Dumped,
+        arguments: Sequence[Entry],
+        returns: int,
+        limit: int = -1,
+    ) -> tuple[Entry, ...]:
+        """Submit a call to an actor; returns the entries of its return values.
+
+        :param arguments: entries of the ref arguments at top level, in the order of their
+            :class:`~celery_actors.protocol.payload.RefArgument`.
+        :param limit: ``max_pending_calls`` of the handle, -1: none.
+        :raises PendingCallsLimitExceeded: too many calls wait unresolved.
+        """
+        payload, flags, kept = self.payload(dumped)
+        if arguments:
+            flags |= CallFlag.ARGUMENTS
+            foreign = [entry for entry in arguments if entry.foreign and entry.pending]
+            if foreign:
+                self._p.recovery.resolve_foreign(foreign)
+        self._await_window(actor, method, limit)
+        with self._p.lock:
+            sequence = self._p.next_sequence()
+            entries = tuple(
+                self._p.objects.add(object_id(self._p.caller, sequence, index))
+                for index in range(returns)
+            )
+            call = PendingCall(
+                task=sequence,
+                method=method.encode(),
+                payload=payload,
+                entries=entries,
+                flags=flags,
+                returns=returns,
+                arguments=tuple(arguments),
+                holding=bool(dumped.actors),
+                carried=tuple(dumped.actors),
+                kept=kept,
+            )
+            for entry in entries:
+                entry.producer = actor
+            send = self._submit(self._p.outbox(actor), call, sequence)
+        if dumped.actors:
+            self._hold_for(call, actor, dumped)
+            send = True
+        if send:
+            self.flush()
+        return entries
+
+    def _submit(self, box: Outbox, call: PendingCall, sequence: int) -> bool:
+        """Add a call to its outbox; whether the calling thread should send.  Under the lock.
+
+        An idle outbox sends at once from the calling thread.  Calls made while others are
+        under way gather until a batch is full, somebody waits, or the background thread
+        comes to send them, whichever is first.
+        """
+        if box.dead is not None:
+            call.sequence = sequence
+            box.unresolved[sequence] = call
+            box.bytes += call.size
+            self._p.housekeeping.calls_failed(box, box.fail(box.dead))
+            return False
+        idle = box.idle
+        box.add(call, sequence)
+        for entry in call.arguments:
+            if entry.pending and box.blocked:
+                if entry.on_settled is None:
+                    entry.on_settled = []
+                entry.on_settled.append(lambda: self.unblock(box))
+        if not box.unsent:
+            return False
+        if not self._p.dirty and not idle:
+            self._p.listener.wake()
+        self._p.dirty[box] = None
+        return idle or len(box.unsent) >= self._p.settings.batch_calls
+
+    def _hold_for(self, call: PendingCall, actor: bytes, dumped: Dumped) -> None:
+        """Write the holds that the call has on the handles inside it, then let it go."""
+        owner = f"{self._p.caller.hex()}/c{call.sequence}:{actor.hex()}"
+        for held in dumped.actors:
+            self._p.control.hold(held.hex(), owner)
+        with self._p.lock:
+            call.holding = False
+        box = self._p.outboxes.get(actor)
+        if box is not None:
+            self.unblock(box)
+
+    def _await_window(self, actor: bytes, method: str, limit: int) -> None:
+        """Wait while too many calls to the actor are unresolved (back-pressure)."""
+        settings = self._p.settings
+        box = self._p.outboxes.get(actor)
+        if box is None or box.dead is not None:
+            return
+        if limit > 0 and len(box.unresolved) >= limit:
+            raise PendingCallsLimitExceeded(
+                f"{len(box.unresolved)} calls to actor {actor.hex()} are unresolved and its "
+                f"handle allows max_pending_calls={limit}: wait for some results first"
+            )
+        share = 1.0
+        while box.is_full(
+            int(share * box.windows * settings.window_calls),
+            int(share * box.windows * settings.window_bytes),
+        ):
+            # Once full, it is let drain a little: else each call would leave in a message of
+            # its own, as soon as one is resolved.
+            share = _REOPEN
+            if actor == self._p.actor_id or asyncio._get_running_loop() is not None:
+                return
+            waiter = Waiter(1)
+            with self._p.lock:
+                box.window_waiters.append(waiter)
+            self.flush()
+            if self._p.wait_blocked(waiter, _WINDOW_PATIENCE):
+                continue
+            if box.windows >= _MOST_WINDOWS:
+                raise PendingCallsLimitExceeded(
+                    f"call {method!r}: {len(box.unresolved)} calls to actor {actor.hex()} wait "
+                    "unresolved and none has finished for long. If that actor waits for calls "
+                    "to this one, the two wait for each other: let one of them not wait"
+                )
+            box.windows += 1
+
+    def settle_argument_errors(self, arguments: Sequence[Entry]) -> None:
+        """Give failed ref arguments the stored form of their error: it goes to the actor,
+        whose call then raises it."""
+        for entry in arguments:
+            if entry.state is ObjectState.FAILED and entry.blob is None:
+                assert entry.error is not None
+                entry.blob = self._p.codec.encode_error(entry.oid, entry.error)
+
+    def unblock(self, box: Outbox) -> None:
+        """Send what no longer waits for its arguments."""
+        for call in list(box.blocked):
+            self.settle_argument_errors(call.arguments)
+        with self._p.lock:
+            if box.unblock():
+                self._p.dirty[box] = None
+        self.flush()
+
+    def flush(self) -> None:
+        """Send what waits in the outboxes, unless another thread is at it."""
+        while self._p.dirty and self._p.connected:
+            if not self._p.mailbox.lock.acquire(blocking=False):
+                return  # its holder looks at `dirty` again after it lets the lock go
+            try:
+                self._send_dirty()
+            except LOST as error:
+                self._p.on_mailbox_lost(error)
+            finally:
+                self._p.mailbox.lock.release()
+
+    def _send_dirty(self) -> None:
+        settings = self._p.settings
+        while True:
+            with self._p.lock:
+                self._p.housekeeping.collect()
+                box = next(iter(self._p.dirty), None)
+                if box is None:
+                    return
+                batch = box.take(settings.batch_calls, settings.batch_bytes)
+                if not box.unsent:
+                    del self._p.dirty[box]
+                if not batch:
+                    continue
+                floor = box.floor
+                encoded = [call.encode() for call in batch]
+                for call in batch:
+                    call.sent = True
+            self._p.mailbox.publish(
+                box.queue, encode_calls(self._p.signer, box.actor, self._p.caller, floor, encoded)
+            )
+
+
+class _Pinned:
+    """Keeps an entry's value until this object goes."""
+
+    __slots__ = ("_entry",)
+
+    def __init__(self, entry: Entry) -> None:
+        self._entry = entry
+
+    def __del__(self) -> None:
+        self._entry.dropped_refs.append(self._entry)
