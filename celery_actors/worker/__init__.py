@@ -1,0 +1,1 @@
+"""The node worker, its fork server, and the processes that actors and tasks run in."""

@@ -1,0 +1,147 @@
+"""What Celery's tools see of an actor: events, counts, the call that runs now.
+
+Events are off until ``-E`` or a monitor turns them on.  They are complete up to
+:data:`MOST_A_SECOND` calls a second an actor; beyond that a sample is sent (the counts
+stay exact).  The executor only appends to a deque; the consumer's thread sends.
+"""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from celery.worker import state as worker_state
+
+from celery_actors.ids import celery_id
+from celery_actors.protocol.calls import Call
+from celery_actors.worker.intake import PlainCall
+
+__all__ = ["MOST_A_SECOND", "Activity"]
+
+MOST_A_SECOND = 1000
+
+
+class _CurrentCall:
+    """The call that runs now, in the form that ``celery inspect active`` shows."""
+
+    def __init__(self, activity: Activity, call: Call | PlainCall, since: float) -> None:
+        self._activity = activity
+        self._since = since
+        self.id, self.name = activity.identity(call)
+
+    def info(self, safe: bool = False) -> dict[str, Any]:
+        """Return what a monitor is told; arguments are opaque to it."""
+        del safe
+        return {
+            "id": self.id,
+            "name": self.name,
+            "type": self.name,
+            "args": [],
+            "kwargs": {},
+            "hostname": self._activity.hostname,
+            "time_start": self._since,
+            "acknowledged": False,
+            "delivery_info": {"routing_key": self._activity.queue},
+            "worker_pid": self._activity.pid,
+        }
+
+
+class _ActiveCalls:
+    """Stands in for Celery's set of active requests: read now and then, never filled."""
+
+    def __init__(self, activity: Activity) -> None:
+        self._activity = activity
+
+    def __iter__(self) -> Iterator[_CurrentCall]:
+        current = self._activity.current
+        if current is not None:
+            yield _CurrentCall(self._activity, current, self._activity.since)
+
+    def __len__(self) -> int:
+        return int(self._activity.current is not None)
+
+    def __contains__(self, request: object) -> bool:
+        return False
+
+    def discard(self, request: object) -> None:
+        """Nothing is in it that could be taken out."""
+
+
+class Activity:
+    """Written by the executor's thread, read by the consumer's."""
+
+    def __init__(self, hostname: str, queue: str, pid: int, describe: Callable[[str], str]) -> None:
+        self.hostname = hostname
+        self.queue = queue
+        self.pid = pid
+        self.describe = describe
+        self.current: Call | PlainCall | None = None
+        self.since = 0.0
+        self.executed = 0
+        self.sampled_out = 0
+        self.events_on = False
+        self.events: deque[tuple[str, dict[str, Any]]] = deque()
+        self.wake: Callable[[], None] = lambda: None
+        self._second = 0
+        self._sent = 0
+
+    def install(self) -> None:
+        """Show the current call to ``celery inspect active``."""
+        worker_state.active_requests = _ActiveCalls(self)
+
+    def identity(self, call: Call | PlainCall) -> tuple[str, str]:
+        """Return the task id and the name under which monitors see a call."""
+        if isinstance(call, PlainCall):
+            return call.task_id, self.describe(call.name)
+        return celery_id(call.caller, call.task), self.describe(call.method)
+
+    def begin(self, call: Call | PlainCall) -> bool:
+        """A call starts; whether events are sent of it."""
+        self.current = call
+        self.since = now = time.time()
+        self.executed += 1
+        if not self.events_on:
+            return False
+        second = int(now)
+        if second != self._second:
+            self._second, self._sent = second, 0
+        if self._sent >= MOST_A_SECOND:
+            self.sampled_out += 1
+            return False
+        self._sent += 1
+        uuid, name = self.identity(call)
+        self.events.append(
+            (
+                "task-received",
+                {
+                    "uuid": uuid,
+                    "name": name,
+                    "args": "()",
+                    "kwargs": "{}",
+                    "root_id": uuid,
+                    "parent_id": None,
+                    "retries": 0,
+                    "eta": None,
+                    "expires": None,
+                },
+            )
+        )
+        self.events.append(("task-started", {"uuid": uuid}))
+        self.wake()
+        return True
+
+    def end(self, call: Call | PlainCall, error: BaseException | None, runtime: float) -> None:
+        """A call of which events are sent is over."""
+        uuid, name = self.identity(call)
+        # The name once more: before a function's first call in this process it is not known.
+        fields: dict[str, Any] = {"uuid": uuid, "name": name, "runtime": runtime}
+        if error is None:
+            self.events.append(("task-succeeded", fields | {"result": ""}))
+        else:
+            trace = "".join(traceback.format_exception(error))
+            fields |= {"exception": repr(error)[:500], "traceback": trace[-4000:]}
+            self.events.append(("task-failed", fields))
+        self.wake()

@@ -1,0 +1,326 @@
+"""The node agent: the node's local scheduler, a thread of the node worker.
+
+It registers the node and renews its lease, starts the actor processes that are placed
+here, reaps them and says so in the records, and does its share of the janitor's work:
+any node may clean up after a lost node or driver.
+
+What it must do and couldn't (a broker was away) it does again at the next turn; what it
+was told and missed, the renewal of the lease tells it again.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import redis
+
+from celery_actors.client.mailbox import LOST
+from celery_actors.config import Settings
+from celery_actors.control import Control, NodeNameTaken, NodeSpec, Placement
+from celery_actors.ids import new_caller_id, node_queue_name
+from celery_actors.protocol.orders import Order, OrderKind
+from celery_actors.store.segments import make_store, send_segment
+from celery_actors.store.shm import Segment, SharedMemoryStore
+from celery_actors.store.whereabouts import BOOT, whereabouts
+from celery_actors.worker.children import Child, Children
+from celery_actors.worker.janitor import Janitor
+from celery_actors.worker.launch import Launch, actor_hostname
+from celery_actors.worker.postman import Postman
+from celery_actors.worker.resources import NodeResources, visible_devices
+
+__all__ = ["NodeAgent", "units"]
+
+logger = logging.getLogger(__name__)
+
+
+_AWAY: tuple[type[Exception], ...] = (redis.RedisError, *LOST)
+
+
+def units(amount: float) -> int:
+    """Return an amount of a resource in units of 1/10000."""
+    return round(amount * 10_000)
+
+
+class NodeAgent:
+    """One node.  All methods but :meth:`start`, :meth:`stop` and :meth:`order` belong to
+    the agent's own thread; orders reach it through a deque (appending to it is atomic)."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        resources: NodeResources,
+        *,
+        name: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        send_events: bool = False,
+        log_dir: Path | None = None,
+        on_lease_lost: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.settings = settings
+        self.node_id = os.urandom(16).hex()
+        self.host = socket.gethostname()
+        self.name = name or f"{self.host}-{self.node_id[:6]}"
+        self.queue = node_queue_name(self.node_id)
+        self._resources = resources
+        self._labels = {**(labels or {}), **whereabouts(settings)}
+        self._send_events = send_events
+        self._log_dir = log_dir
+        self._on_lease_lost = on_lease_lost
+        self.postman = Postman(settings)
+        self._redis = self.postman.redis
+        self._control = Control(self._redis, settings.prefix)
+        self._store: SharedMemoryStore = make_store(settings, self.node_id, f"node.{self.node_id}")
+        self._janitor = Janitor(self._control, self.postman, settings, self.node_id, self._kill)
+        environment = {k: v for k, v in os.environ.items() if k != "CELERY_ACTORS_KEY"}
+        environment["CUDA_VISIBLE_DEVICES"] = ""
+        self._children = Children(environment)
+        self._todo: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
+        self._wakeup = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._stopping = False
+        self._renewed_at = 0.0
+        self._patient_until = 0.0
+        self._thread = threading.Thread(target=self._run, name="celery-actors-node", daemon=True)
+        self._registered = threading.Event()
+
+    # -- from other threads ------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the agent's thread: it warms the fork server and waits for the brokers."""
+        self._thread.start()
+
+    @property
+    def leaving(self) -> bool:
+        """Whether the node has left the cluster, or is about to."""
+        return self._stopping
+
+    def wait_for_brokers(self, interrupted: Callable[[], bool]) -> None:
+        """Return when RabbitMQ accepts connections, or when interrupted."""
+        self.postman.wait_for_broker(interrupted)
+
+    def order(self, order: Order) -> None:
+        """Take an order from the node's queue."""
+        if order.kind is OrderKind.START:
+            self._later(self._start_actor, order.subject, order.incarnation)
+        elif order.kind is OrderKind.KILL:
+            self._later(self._kill, order.incarnation)
+        elif order.kind is OrderKind.FETCH:
+            segment = Segment.from_bytes(bytes.fromhex(order.subject))
+            threading.Thread(
+                target=send_segment,
+                args=(self._redis, self._store, segment, order.reply_to),
+                daemon=True,
+            ).start()
+        elif order.kind is OrderKind.FREE:
+            self._store.release(Segment.from_bytes(bytes.fromhex(order.subject)))
+
+    def stop(self, timeout: float = 15.0) -> None:
+        """Leave the cluster: kill the actors, say so, and end the thread."""
+        self._stopping = True
+        os.eventfd_write(self._wakeup, 1)
+        self._thread.join(timeout)
+
+    # -- the agent's thread --------------------------------------------------------------
+
+    def _later(self, action: Callable[..., None], *arguments: Any) -> None:
+        self._todo.append((action, arguments))
+        os.eventfd_write(self._wakeup, 1)
+
+    def _run(self) -> None:
+        self._children.start_server()
+        joined = False
+        due = 0.0
+        try:
+            while not self._stopping:
+                try:
+                    if not joined:
+                        joined = self._join()
+                    if joined and monotonic() >= due:
+                        due = monotonic() + self.settings.lease / 3
+                        self._renew()
+                    self._work()
+                except _AWAY as error:
+                    logger.warning("the node waits for its brokers: %s", error)
+                    self._pause(0.3)
+                    continue
+                self._pause((due - monotonic()) if joined else 0.1)
+        finally:
+            self._leave(joined)
+            if not self._stopping:  # an error of ours: the logger has it
+                self._on_lease_lost()
+
+    def _pause(self, timeout: float) -> None:
+        answers, woken = self._children.wait_readable(timeout, self._wakeup)
+        if woken:
+            os.eventfd_read(self._wakeup)
+        if answers:
+            for child, cause in self._children.events():
+                self._todo.append((self._ended, (child, cause)))
+
+    def _work(self) -> None:
+        while self._todo:
+            action, arguments = self._todo[0]
+            try:
+                action(*arguments)
+            except _AWAY:  # done again later
+                raise
+            except Exception:
+                # One order that can't be carried out must not end the node.
+                logger.exception("node %s could not do %s%r", self.name, action.__name__, arguments)
+            self._todo.popleft()
+
+    def _join(self) -> bool:
+        if not self.postman.reachable():
+            return False
+        self.postman.declare(self.queue)
+        found = self._resources
+        resources = {"CPU": units(found.cpus), "memory": units(found.memory)}
+        if found.gpus:
+            resources["GPU"] = units(len(found.gpus))
+        resources.update((name, units(amount)) for name, amount in found.custom.items())
+        spec = NodeSpec(
+            node_id=self.node_id,
+            name=self.name,
+            host=self.host,
+            pid=os.getpid(),
+            resources=resources,
+            gpus=tuple(gpu.index for gpu in found.gpus),
+            labels=self._labels,
+        )
+        try:
+            placements = self._control.register_node(spec, self.settings.lease)
+        except NodeNameTaken as error:
+            logger.warning("%s; waiting until it is free", error)
+            self._bury_predecessor()
+            return False
+        self.postman.starts(placements)
+        self._registered.set()
+        self._renewed_at = monotonic()
+        return True
+
+    def _bury_predecessor(self) -> None:
+        """A node of our name that ran here and whose process is gone need not expire."""
+        for node in self._control.nodes():
+            if (
+                node.name == self.name
+                and node.host == self.host
+                and node.labels.get(BOOT) == self._labels[BOOT]
+                and not Path(f"/proc/{node.pid}").exists()
+            ):
+                self._janitor.node_is_gone(node.node_id, f"node worker {node.name} died")
+
+    def _renew(self) -> None:
+        renewal = self._control.renew_node(self.node_id, self.settings.lease)
+        if not renewal.alive:
+            logger.error(
+                "node %s lost its lease of %g s (stopped, or cut off from Redis?): its actors are "
+                "dead to the cluster and are killed; the node worker exits",
+                self.name,
+                self.settings.lease,
+            )
+            self._children.stop()
+            self._stopping = True
+            self._on_lease_lost()
+            return
+        now = monotonic()
+        if now - self._renewed_at > self.settings.lease * 2 / 3:
+            # Redis was away (or we were): others could not renew either.  They get a lease
+            # of time to do so before anybody is called lost.
+            self._patient_until = now + self.settings.lease
+        self._renewed_at = now
+        for placement in renewal.unstarted:
+            self._start_actor(placement.actor_id, placement.incarnation)
+        for placement in renewal.stale:
+            if not self._children.kill(placement.incarnation):
+                self._gone(placement, "its process is not there")
+        for actor_id in renewal.stopping:
+            self.postman.stop_actor(actor_id)
+        if now >= self._patient_until:
+            self._janitor.work()
+        self._store.collect()
+        self.postman.heartbeat()
+
+    def _start_actor(self, actor_id: str, incarnation: str) -> None:
+        order = self._control.begin(actor_id, incarnation, self.node_id)
+        if order is None:  # stale, or begun already
+            return
+        record = order.actor
+        caller_id = new_caller_id().hex()
+        self._control.register_caller(
+            caller_id, record.job_id, lease=None, node_id=self.node_id, driver=False
+        )
+        hostname = actor_hostname(record.class_name, actor_id, self.host)
+        log_file = self._log_file(record.job_id, hostname)
+        self._children.spawn(
+            Launch(
+                actor_id=actor_id,
+                incarnation=incarnation,
+                kind=record.kind,
+                class_name=record.class_name,
+                job_id=record.job_id,
+                caller_id=caller_id,
+                creator_id=record.caller_id,
+                node_id=self.node_id,
+                hostname=hostname,
+                gpu_ids=order.gpu_ids,
+                resources=record.resources,
+                settings=self.settings,
+                send_events=self._send_events,
+                blob=order.blob,
+                environment={
+                    "CUDA_VISIBLE_DEVICES": visible_devices(self._resources.gpus, order.gpu_ids)
+                },
+                log_file=log_file,
+            )
+        )
+
+    def _log_file(self, job_id: str, hostname: str) -> str:
+        """Return where a process of that job writes what it prints; empty: where we do."""
+        if self._log_dir is None:
+            return ""
+        directory = self._log_dir / job_id
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return str(directory / f"{hostname}.log")
+
+    def _kill(self, incarnation: str) -> None:
+        self._children.kill(incarnation)
+
+    def _ended(self, child: Child, cause: str) -> None:
+        """A process was reaped: only now its resources are free."""
+        launch = child.launch
+        if launch.log_file:
+            log = Path(launch.log_file)
+            if log.exists() and not log.stat().st_size:
+                log.unlink()
+        self._gone(
+            Placement(
+                launch.actor_id, launch.incarnation, self.node_id, launch.kind, launch.creator_id
+            ),
+            cause,
+        )
+        self._janitor.caller_ended(launch.caller_id)
+
+    def _gone(self, placement: Placement, cause: str) -> None:
+        reaped = self._control.reaped(
+            placement.actor_id, placement.incarnation, self.node_id, cause
+        )
+        self.postman.starts(reaped.placements)
+        self._janitor.actor_is_gone(placement.actor_id)
+
+    def _leave(self, joined: bool) -> None:
+        self._children.stop()
+        if joined:
+            try:
+                self._janitor.node_is_gone(self.node_id, f"its node {self.name} was shut down")
+                self._janitor.work()  # a last time: it may be the last node
+            except _AWAY as error:
+                logger.warning("node %s left without saying so: %s", self.name, error)
+        self._store.close()
+        self.postman.close()

@@ -1,0 +1,177 @@
+"""Group commit: results leave whenever no commit is in flight.
+
+The first result of a slow batch is not withheld, and fast calls share a commit.  The
+executor sends a commit itself when none is in flight (a synchronous call then costs no
+thread hop).  Results that finish meanwhile gather; the *flusher* thread waits for the
+answer and sends them, so that a long call that follows doesn't hold them back.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable
+
+from celery_actors.protocol.signing import Signer
+from celery_actors.protocol.values import Pushed, encode_push
+from celery_actors.store.results import Commit, CommitRefused, Committer
+
+__all__ = ["EXIT_REFUSED", "Commits", "Finished"]
+
+logger = logging.getLogger(__name__)
+
+#: Exit status of a process whose commit was refused.
+EXIT_REFUSED = 75
+
+
+class Finished:
+    """What finished calls left to be committed."""
+
+    __slots__ = ("cursors", "plain", "results", "values")
+
+    def __init__(self) -> None:
+        self.values: dict[bytes, bytes] = {}
+        self.cursors: dict[bytes, int] = {}
+        self.results: dict[bytes, list[Pushed]] = {}
+        self.plain: list[tuple[str, bytes]] = []
+
+
+class Commits:
+    """The commits of one actor.
+
+    Two locks.  ``_gathering`` guards what waits to be committed; held for a few
+    instructions.  ``_sending`` guards the connection and the commit in flight; the
+    flusher holds it while it waits for an answer, the executor only tries it, except when
+    it has nothing else to do.
+    """
+
+    def __init__(
+        self,
+        committer: Committer,
+        signer: Signer,
+        actor: bytes,
+        inline_limit: int,
+        on_committed: Callable[[dict[bytes, int]], None],
+    ) -> None:
+        self._committer = committer
+        self._signer = signer
+        self._actor = actor
+        self._inline_limit = inline_limit
+        self._on_committed = on_committed
+        self._gathering = threading.Lock()
+        self._sending = threading.Lock()
+        self._waiting = Finished()
+        self._in_flight: Finished | None = None
+        self._wanted = threading.Event()
+        self._thread = threading.Thread(
+            target=self._flush_for_ever, name="celery-actors-flusher", daemon=True
+        )
+
+    def start(self) -> None:
+        """Connect, and start the flusher."""
+        self._committer.open()
+        self._thread.start()
+
+    def value(self, oid: bytes) -> bytes | None:
+        """Return a value that is not committed yet."""
+        with self._gathering:
+            value = self._waiting.values.get(oid)
+            if value is None and self._in_flight is not None:
+                value = self._in_flight.values.get(oid)
+            return value
+
+    def add(
+        self,
+        caller: bytes,
+        sequence: int,
+        results: list[tuple[bytes, int, int, bytes, bool]],
+        plain: tuple[str, bytes] | None = None,
+    ) -> None:
+        """A call is finished.
+
+        :param results: of each return value: object id, task sequence, index, stored
+            value, and whether it must be pushed whatever its size.
+        """
+        with self._gathering:
+            waiting = self._waiting
+            if sequence > waiting.cursors.get(caller, 0):
+                waiting.cursors[caller] = sequence
+            pushes = waiting.results.setdefault(caller, [])
+            for oid, task, index, value, whole in results:
+                waiting.values[oid] = value
+                inline = whole or len(value) <= self._inline_limit
+                pushes.append(Pushed(task, index, value if inline else None))
+            if plain is not None:
+                waiting.plain.append(plain)
+        if self._sending.acquire(blocking=False):
+            try:
+                if self._in_flight is None or self._answered():
+                    self._send()
+                    return
+            except CommitRefused as error:
+                self._refused(error)
+            finally:
+                self._sending.release()
+        self._wanted.set()
+
+    def settle(self) -> None:
+        """Wait until all that finished is committed."""
+        with self._sending:
+            try:
+                while self._in_flight is not None or self._send():
+                    self._finish()
+            except CommitRefused as error:
+                self._refused(error)
+
+    def _answered(self) -> bool:
+        """Whether the commit in flight is done.  Under ``_sending``."""
+        if not self._committer.ready:
+            return False
+        self._finish()
+        return True
+
+    def _send(self) -> bool:
+        """Send what waits, if anything.  Under ``_sending``, with none in flight."""
+        with self._gathering:
+            finished = self._waiting
+            if not finished.cursors:
+                return False
+            self._waiting = Finished()
+            self._in_flight = finished
+        pushes = [
+            (
+                caller.hex(),
+                encode_push(self._signer, caller, self._actor, finished.cursors[caller], results),
+            )
+            for caller, results in finished.results.items()
+            if any(caller)
+        ]
+        cursors = {c.hex(): seq for c, seq in finished.cursors.items() if any(c)}
+        self._committer.send(Commit(finished.values, cursors, pushes, finished.plain))
+        return True
+
+    def _finish(self) -> None:
+        self._committer.finish()
+        with self._gathering:
+            finished, self._in_flight = self._in_flight, None
+        if finished is not None:
+            self._on_committed(finished.cursors)
+
+    def _flush_for_ever(self) -> None:
+        while True:
+            self._wanted.wait()
+            self._wanted.clear()
+            try:
+                self.settle()
+            except Exception:
+                # Results that can't be committed must not look as if they were under way.
+                logger.exception("the results of actor %s can't be committed", self._actor.hex())
+                os._exit(EXIT_REFUSED)
+
+    @staticmethod
+    def _refused(error: CommitRefused) -> None:
+        # Another incarnation is the actor now, or it was killed.  Nothing more may be
+        # acknowledged or written by this process.
+        logger.warning("%s; this process exits", error)
+        os._exit(EXIT_REFUSED)

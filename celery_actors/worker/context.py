@@ -1,0 +1,32 @@
+"""What was assigned to this process: its GPUs and other resources."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+__all__ = ["Assignment", "current_assignment", "set_assignment"]
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """What a process was given.  A driver has nothing."""
+
+    gpu_ids: tuple[int, ...] = ()
+    resources: Mapping[str, int] = field(default_factory=dict)
+    node_id: str | None = None
+    actor_id: str | None = None
+
+
+_assignment = Assignment()
+
+
+def current_assignment() -> Assignment:
+    """Return this process's assignment."""
+    return _assignment
+
+
+def set_assignment(assignment: Assignment) -> None:
+    """Say what this process was given; done once, before user code."""
+    global _assignment
+    _assignment = assignment

@@ -1,0 +1,208 @@
+"""The fork server: a warm, single-threaded process that actor processes fork from.
+
+It has celery, kombu, redis and cloudpickle imported, so a fork is consuming its mailbox
+after some 50 ms and shares those modules' memory.  It is spoken to over a socket pair in
+length-prefixed pickles (its parent, the node worker, is the only other end):
+
+* to it: a :class:`~celery_actors.worker.launch.Launch` for each process to start;
+* from it: ``("started", incarnation, pid)`` and ``("exited", incarnation, pid, status)``
+  with the wait status.
+
+Why not :mod:`multiprocessing`'s: that one keeps exit statuses to itself until asked, runs
+the parent's ``__main__`` again in each child, and can't ask for a death signal.
+
+Nobody outlives anybody: the server ends when its socket closes and kills its children;
+each child has the kernel kill it when the server goes (PR_SET_PDEATHSIG, then a check
+that the server is still the parent, for the time before).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import importlib
+import os
+import pickle
+import select
+import signal
+import socket
+import struct
+import sys
+import traceback
+from collections.abc import Iterator
+
+from celery_actors.worker.launch import Launch
+
+__all__ = ["main", "read_messages", "write_message"]
+
+# What an actor process would import by itself: in the server, its memory is shared.
+PRELOAD = (
+    "celery_actors.worker.program",
+    "billiard.pool",
+    "celery.app.amqp",
+    "celery.app.control",
+    "celery.app.events",
+    "celery.app.log",
+    "celery.backends.base",
+    "celery.concurrency.base",
+    "celery.events.state",
+    "celery.worker.autoscale",
+    "celery.worker.components",
+    "celery.worker.consumer.agent",
+    "celery.worker.consumer.gossip",
+    "celery.worker.consumer.mingle",
+    "celery.worker.control",
+    "celery.worker.heartbeat",
+    "celery.worker.pidbox",
+    "encodings.idna",
+    "kombu.pidbox",
+    "kombu.transport.pyamqp",
+    "unicodedata",
+)
+_LENGTH = struct.Struct(">I")
+_PR_SET_PDEATHSIG = 1
+
+
+def write_message(sock: socket.socket, message: object) -> None:
+    """Write one message."""
+    data = pickle.dumps(message, protocol=5)
+    sock.sendall(_LENGTH.pack(len(data)) + data)
+
+
+def read_messages(sock: socket.socket, buffer: bytearray) -> Iterator[object]:
+    """Read once, and yield the messages that are complete.
+
+    :raises EOFError: the other end is closed.
+    """
+    data = sock.recv(1 << 20)
+    if not data:
+        raise EOFError("the other end of the fork server's socket is closed")
+    buffer += data
+    while len(buffer) >= 4:
+        (length,) = _LENGTH.unpack_from(buffer)
+        if len(buffer) < 4 + length:
+            return
+        message = pickle.loads(memoryview(buffer)[4 : 4 + length].tobytes())
+        del buffer[: 4 + length]
+        yield message
+
+
+class _Server:
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._children: dict[int, str] = {}
+        self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)  # the node worker says when to end
+
+    def serve(self) -> None:
+        buffer = bytearray()
+        poll = select.poll()
+        poll.register(self._sock, select.POLLIN)
+        poll.register(self._wake_read, select.POLLIN)
+        while True:
+            for number, _ in poll.poll():
+                if number == self._wake_read:
+                    with contextlib.suppress(BlockingIOError):
+                        os.read(self._wake_read, 4096)
+                    self._reap()
+                    continue
+                try:
+                    for message in read_messages(self._sock, buffer):
+                        assert isinstance(message, Launch)
+                        self._fork(message)
+                except (EOFError, OSError):
+                    self._kill_all()
+                    return
+
+    def _fork(self, launch: Launch) -> None:
+        pid = os.fork()
+        if pid == 0:
+            status = 70
+            try:
+                self._become_child()
+                status = _run(launch)
+            except BaseException:  # noqa: BLE001 - the child's last words
+                traceback.print_exc()
+            finally:
+                _flush()
+                os._exit(status)
+        self._children[pid] = launch.incarnation
+        write_message(self._sock, ("started", launch.incarnation, pid))
+
+    def _become_child(self) -> None:
+        parent = os.getppid()
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != parent:  # the server went before the call above
+            os._exit(71)
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's business
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        self._sock.close()
+        os.close(self._wake_read)
+        os.close(self._wake_write)
+
+    def _reap(self) -> None:
+        while self._children:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            incarnation = self._children.pop(pid, None)
+            if incarnation is not None:
+                with contextlib.suppress(OSError):
+                    write_message(self._sock, ("exited", incarnation, pid, status))
+
+    def _kill_all(self) -> None:
+        for pid in self._children:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        for pid in list(self._children):
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, 0)
+
+
+def _run(launch: Launch) -> int:
+    os.setsid()
+    os.environ.update(launch.environment)
+    if launch.log_file:
+        number = os.open(launch.log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        os.dup2(number, 1)
+        os.dup2(number, 2)
+        os.close(number)
+    # User code comes from here on; the modules above know nothing of it.
+    from celery_actors.worker.program import run
+
+    return run(launch)
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+
+
+def main() -> None:
+    """Serve on the socket whose descriptor is the first argument."""
+    sock = socket.socket(fileno=int(sys.argv[1]))
+    os.set_inheritable(sock.fileno(), False)
+    parent = os.getppid()
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        return
+    for name in PRELOAD:
+        importlib.import_module(name)
+    gc.collect()
+    gc.freeze()  # children then don't write to the pages of what is shared
+    _Server(sock).serve()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,141 @@
+"""The user's object in an actor process, or the functions of a task executor."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from celery_actors import serialization
+from celery_actors.client.process import Process
+from celery_actors.exceptions import ActorsError
+from celery_actors.protocol.calls import CallFlag
+from celery_actors.protocol.creation import Creation, decode_definition
+from celery_actors.protocol.payload import (
+    Form,
+    Payload,
+    RefArgument,
+    decode_payload,
+    split_stored,
+)
+from celery_actors.protocol.values import unpack_frames
+
+__all__ = ["Instance"]
+
+
+class Instance:
+    """Makes the user's object and calls it.  Used by the executor's thread only.
+
+    :param own_value: returns a value that this actor made and has not committed yet.
+    """
+
+    def __init__(
+        self,
+        process: Process,
+        creation: Creation,
+        own_value: Callable[[bytes], bytes | None],
+        wait_for_commits: Callable[[], None],
+    ) -> None:
+        self._process = process
+        self._creation = creation
+        self._own_value = own_value
+        self._wait_for_commits = wait_for_commits
+        self._definitions: dict[str, Any] = {}
+        self.object: Any = None
+
+    @property
+    def is_executor(self) -> bool:
+        """Whether this runs functions rather than one object's methods."""
+        return not self._creation.class_digest
+
+    def construct(self) -> None:
+        """Import the class and run its constructor."""
+        for path in reversed(self._creation.sys_path):
+            if path not in sys.path:
+                sys.path.insert(0, path)
+        if self.is_executor:
+            return
+        kind = self.definition(self._creation.class_digest)
+        creator = self._process.creator_id
+        source = f"{creator}/c{self._creation.sequence}:{self._process.actor_hex}"
+        args, kwargs = self.arguments(self._creation.payload, self._creation.flags, source)
+        self.object = kind(*args, **kwargs)
+
+    def definition(self, digest: str) -> Any:
+        """Return a class or function of the job, by the digest of its pickle."""
+        known = self._definitions.get(digest)
+        if known is None:
+            process = self._process
+            blob = process.control.definition(process.job_id, digest)
+            if blob is None:
+                raise ActorsError(
+                    f"definition {digest} of job {process.job_id} is gone: the job is over"
+                )
+            pickled = decode_definition(process.signer, blob, digest)
+            known = self._definitions[digest] = serialization.loads([pickled])
+        return known
+
+    def target(self, method: str) -> Callable[..., Any]:
+        """Return the bound method, or the function, that a call names."""
+        if self.is_executor:
+            function: Callable[..., Any] = self.definition(method)
+            return function
+        bound: Callable[..., Any] = getattr(self.object, method)
+        return bound
+
+    def public_method(self, name: str) -> Callable[..., Any]:
+        """Return a bound method that those who don't sign may call.
+
+        :raises AttributeError: it is no public method of the object's class.
+        """
+        method = None if name.startswith("_") else getattr(type(self.object), name, None)
+        if self.is_executor or not callable(method):
+            raise AttributeError(f"plain clients may call public methods only, not {name}")
+        return self.target(name)
+
+    def describe(self, method: str) -> str:
+        """Return what a call runs, for people: ``Counter.increment``, ``f``."""
+        if self.is_executor:
+            function = self._definitions.get(method)
+            return str(getattr(function, "__qualname__", None) or f"task {method[:8]}")
+        return f"{self._creation.class_name}.{method}"
+
+    def arguments(
+        self, payload: bytes, flags: int, source: str
+    ) -> tuple[Sequence[Any], dict[str, Any]]:
+        """Unpickle a call's arguments, with ref arguments replaced by their values.
+
+        :param source: under which the call holds the actors whose handles are inside.
+        :raises TaskError: a ref argument's value is an error: it becomes the call's.
+        """
+        decoded = decode_payload(payload, flags)
+        holds = self._process.admit(source, decoded.actors) if decoded.actors else None
+        args, kwargs = serialization.loads(self._frames(decoded))
+        del holds  # by now the handles share them
+        if flags & CallFlag.ARGUMENTS:
+            values = [self._value(oid, blob) for oid, blob in decoded.arguments]
+            args = [values[a.index] if type(a) is RefArgument else a for a in args]
+            kwargs = {
+                name: values[a.index] if type(a) is RefArgument else a for name, a in kwargs.items()
+            }
+        return args, kwargs
+
+    def _frames(self, payload: Payload) -> list[memoryview]:
+        if payload.form == Form.PLAIN:
+            return [payload.data]
+        if payload.form == Form.FRAMES:
+            return unpack_frames(payload.data)
+        oid, blob = split_stored(payload.data)
+        return self._process.codec.frames(oid, blob)
+
+    def _value(self, oid: bytes, blob: bytes | None) -> Any:
+        if blob is None:
+            blob = self._own_value(oid)
+        if blob is None:
+            self._wait_for_commits()
+            blob = self._process.results.fetch([oid])[0]
+        if blob is None:
+            raise ActorsError(
+                f"ref argument {oid.hex()} is no longer stored: its value expired or was released"
+            )
+        return self._process.codec.load(oid, blob)

@@ -1,0 +1,232 @@
+"""The strategy: what the consumer does with each message of the mailbox.
+
+Runs in the consumer's thread.  It verifies, drops repeats, notices gaps, and hands the
+rest to the executor's inbox.  It stands in for Celery's ``Task.Strategy``, so that a
+message with 64 calls costs one dispatch instead of 64 requests.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from time import monotonic
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from celery_actors.exceptions import TamperedError
+from celery_actors.ids import mailbox_name
+from celery_actors.protocol.calls import CONTENT_TYPE, Call, decode_calls
+from celery_actors.protocol.orders import OrderKind, decode_order, is_order
+from celery_actors.protocol.signing import Signer
+from celery_actors.worker.acks import Acknowledgements
+
+if TYPE_CHECKING:
+    from queue import SimpleQueue
+
+__all__ = ["PLAIN_CALLER", "Intake", "PlainCall", "StopCheck"]
+
+logger = logging.getLogger(__name__)
+
+PLAIN_CALLER = b"\0" * 8
+_GAP_EVERY = 1.0
+_SWEEP_FIRST = 64
+
+
+class PlainCall(NamedTuple):
+    """A call of a plain Celery client."""
+
+    sequence: int
+    task_id: str
+    name: str
+    args: list[Any]
+    kwargs: dict[str, Any]
+    refusal: str | None
+    ignore_result: bool
+
+
+class StopCheck(NamedTuple):
+    """Stop, if no hold is left, behind the calls before."""
+
+    sequence: int
+
+
+class Intake:
+    """Verifies and orders what arrives.
+
+    :ivar accepted: per caller, the highest sequence that went to the inbox.  It survives
+        reconnections: what is redelivered is then known as a repeat.  A repeat is
+        acknowledged only once the call it repeats is committed.
+    """
+
+    def __init__(
+        self,
+        actor: bytes,
+        signer: Signer,
+        inbox: SimpleQueue[Any],
+        acks: Acknowledgements,
+        ask_again: Callable[[bytes, int], None],
+        caller_alive: Callable[[bytes], bool],
+        forget_caller: Callable[[bytes], None],
+        allow_plain: bool,
+        class_name: str,
+    ) -> None:
+        self._actor = actor
+        self._queue = mailbox_name(actor)
+        self._signer = signer
+        self._inbox = inbox
+        self._acks = acks
+        self._ask_again = ask_again
+        self._caller_alive = caller_alive
+        self._forget_caller = forget_caller
+        self._allow_plain = allow_plain
+        self._class_name = class_name
+        self.accepted: dict[bytes, int] = {}
+        self._asked: dict[bytes, float] = {}
+        self._local_sequence = 0
+        self._sweep_at = _SWEEP_FIRST
+        self.rejected = 0
+        self.repeats = 0
+        self.gaps = 0
+        self.stopping = False
+
+    def __call__(
+        self, message: Any, _payload: Any, _ack: Any, _reject: Any, _callbacks: Any
+    ) -> None:
+        """Take one message.  Never raises: an exception here would kill the worker."""
+        if self.stopping:  # basic.cancel can still deliver; unacknowledged, it goes back
+            return
+        try:
+            self._take(message)
+        except (TamperedError, ValueError, KeyError, TypeError) as error:
+            self.rejected += 1
+            logger.error("rejected a message in the mailbox of %s: %s", self._class_name, error)
+            message.channel.basic_reject(message.delivery_tag, False)
+
+    def _take(self, message: Any) -> None:
+        body = message.body
+        if isinstance(body, str):
+            body = body.encode()
+        elif not isinstance(body, bytes):
+            body = bytes(body)
+        if message.content_type != CONTENT_TYPE:
+            self._take_plain(message, body)
+        elif is_order(body):
+            self._take_order(message, body)
+        else:
+            self._take_calls(message.delivery_tag, body)
+
+    def _take_calls(self, tag: int, body: bytes) -> None:
+        batch = decode_calls(self._signer, self._actor, body)
+        caller, floor = batch.caller, batch.floor
+        accepted = self.accepted.get(caller, 0)
+        fresh: list[Call] = []
+        last = 0
+        for call in batch.calls:
+            if call.sequence <= accepted:
+                self.repeats += 1
+                last = call.sequence
+                continue
+            if call.previous > accepted and call.previous >= floor and self._is_gap(caller):
+                # Nothing is held back: the caller sends again, in order, from the gap.
+                self.gaps += 1
+                self._ask(caller, accepted)
+                break
+            last = accepted = call.sequence
+            fresh.append(call)
+        # Before the inbox: the executor may finish the calls at once.
+        self._acks.add(tag, caller, last)
+        if fresh:
+            if caller not in self.accepted:
+                self._forget_dead_callers()
+            self.accepted[caller] = accepted
+            self._inbox.put(fresh)
+
+    def _forget_dead_callers(self) -> None:
+        """Drop what is kept of callers that are gone, when many have come.
+
+        So an actor keeps as much as it has living callers, within a factor of two.  A
+        caller's cursor goes only when none of its deliveries is unacknowledged: what
+        could be redelivered could still be a repeat.
+        """
+        if len(self.accepted) < self._sweep_at:
+            return
+        for caller in list(self.accepted):
+            if not self._acks.waits_for(caller) and not self._caller_alive(caller):
+                del self.accepted[caller]
+                self._asked.pop(caller, None)
+                self._forget_caller(caller)
+        self._sweep_at = max(_SWEEP_FIRST, 2 * len(self.accepted))
+
+    def _is_gap(self, caller: bytes) -> bool:
+        """A gap whose caller is gone is skipped: nobody will fill it."""
+        return self._caller_alive(caller)
+
+    def _ask(self, caller: bytes, accepted: int) -> None:
+        now = monotonic()
+        if now - self._asked.get(caller, -_GAP_EVERY) >= _GAP_EVERY:
+            self._asked[caller] = now
+            self._ask_again(caller, accepted + 1)
+
+    def _local(self) -> int:
+        self._local_sequence += 1
+        return self._local_sequence
+
+    def _take_order(self, message: Any, body: bytes) -> None:
+        order = decode_order(self._signer, self._queue, body)
+        if order.kind is not OrderKind.STOP:
+            raise ValueError(f"an order to {order.kind.value} is for a node, not for an actor")
+        sequence = self._local()
+        self._acks.add(message.delivery_tag, PLAIN_CALLER, sequence)
+        self._inbox.put(StopCheck(sequence))
+
+    def _take_plain(self, message: Any, body: bytes) -> None:
+        """A plain Celery message: JSON only, public methods only, in order of arrival."""
+        if not self._allow_plain:
+            raise TamperedError("unsigned messages are turned off (actors_allow_plain=False)")
+        if message.content_type != "application/json":
+            raise TamperedError(
+                f"unsigned messages must be JSON, not {message.content_type!r}: they were not "
+                "unpickled"
+            )
+        headers = message.headers or {}
+        content = json.loads(body)
+        if isinstance(content, dict):  # Celery's message protocol 1
+            task_id, name = content["id"], content["task"]
+            args, kwargs, embed = content.get("args", []), content.get("kwargs", {}), content
+            headers = {**content, **headers}
+        else:
+            args, kwargs, embed = content
+            task_id, name = headers["id"], headers["task"]
+        if not isinstance(args, list) or not isinstance(kwargs, dict):
+            raise TypeError("args must be a list and kwargs a mapping")
+        refusal = next(
+            (
+                f"{what} is not supported on a call to an actor"
+                for what, value in (
+                    ("eta/countdown", headers.get("eta")),
+                    ("link", embed.get("callbacks")),
+                    ("link_error", embed.get("errbacks")),
+                    ("chain", embed.get("chain")),
+                    ("chord", embed.get("chord")),
+                )
+                if value
+            ),
+            None,
+        )
+        sequence = self._local()
+        self._acks.add(message.delivery_tag, PLAIN_CALLER, sequence)
+        self._inbox.put(
+            PlainCall(
+                sequence,
+                str(task_id),
+                str(name).rpartition(".")[2],
+                args,
+                kwargs,
+                refusal,
+                bool(headers.get("ignore_result")),
+            )
+        )
+
+    def stop(self) -> None:
+        """The consumer stops: what still comes is left to the queue."""
+        self.stopping = True

@@ -1,0 +1,302 @@
+"""The Celery worker in an actor process: it consumes one queue, the actor's mailbox.
+
+A real ``WorkController``, so that ``celery inspect``, ``celery control`` and Flower see
+each actor as a worker.  Its loop runs in a thread of its own; the pool is the executor in
+the main thread, which the strategy feeds directly.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+from celery import Celery, bootsteps
+from celery.concurrency.base import BasePool
+from celery.events.dispatcher import EventDispatcher
+from celery.worker import WorkController
+from celery.worker.consumer import Consumer
+from celery.worker.consumer.connection import Connection
+from celery.worker.consumer.consumer import Evloop
+from celery.worker.consumer.control import Control
+from celery.worker.consumer.heart import Heart
+from celery.worker.consumer.tasks import Tasks
+from celery.worker.state import maybe_shutdown
+from kombu import Queue
+
+from celery_actors.worker.acks import Acknowledgements
+from celery_actors.worker.activity import Activity
+from celery_actors.worker.buffered import BufferedConnection
+from celery_actors.worker.intake import Intake
+
+__all__ = ["MailboxWorker"]
+
+logger = logging.getLogger(__name__)
+
+PREFETCH = 64
+_HEARTBEAT = 8.0
+_WORKER_HEARTBEAT = 30.0
+
+
+class _EveryName(dict[str, Any]):
+    """Celery looks strategies up by task name: here every name has the same."""
+
+    def __init__(self, strategy: Any) -> None:
+        super().__init__()
+        self._strategy = strategy
+
+    def __missing__(self, _name: str) -> Any:
+        return self._strategy
+
+
+class _Groups(set[str]):
+    """The event groups; turns the dispatcher on when a monitor asks for tasks."""
+
+    def __init__(self, turn_on: Callable[[], None]) -> None:
+        super().__init__({"worker"})
+        self._turn_on = turn_on
+
+    def add(self, group: str) -> None:
+        super().add(group)
+        self._turn_on()
+
+
+class _Dispatcher(EventDispatcher):  # type: ignore[misc]  # untyped base
+    """Opens its connection only when events are first wanted.
+
+    A thousand idle actors then cost a thousand connections, not two thousand.
+    """
+
+    def enable(self) -> None:
+        if self.connection is None:
+            self.connection: Any = self.app.connection_for_write(heartbeat=0)
+        super().enable()
+
+
+class _Events(bootsteps.StartStopStep):  # type: ignore[misc]
+    """Makes the (lazy) event dispatcher."""
+
+    requires = (Connection,)
+
+    def __init__(self, c: Any, **kwargs: Any) -> None:
+        c.event_dispatcher = None
+        super().__init__(c, **kwargs)
+
+    def start(self, c: Any) -> None:
+        self._close(c)
+        worker: MailboxWorker = c.controller
+        dispatcher = _Dispatcher(
+            None,
+            hostname=c.hostname,
+            app=c.app,
+            enabled=False,
+            buffer_group=["task"],
+            on_send_buffered=c.on_send_event_buffered,
+        )
+        dispatcher.groups = _Groups(lambda: worker.turn_events_on(dispatcher))
+        c.event_dispatcher = dispatcher
+        if worker.send_events:
+            dispatcher.groups.add("task")
+
+    def _close(self, c: Any) -> None:
+        dispatcher, c.event_dispatcher = c.event_dispatcher, None
+        if dispatcher is not None and dispatcher.connection is not None:
+            connection = dispatcher.connection
+            dispatcher.disable()
+            connection.release()
+
+    def shutdown(self, c: Any) -> None:
+        worker: MailboxWorker = c.controller
+        worker.send_waiting_events(c)
+        self._close(c)
+
+
+# Celery's own steps require each other, down to Mingle, which asks all other workers for
+# their state and waits a second for answers.  These stand on ours instead.
+class _Heart(Heart):  # type: ignore[misc]
+    requires = (_Events,)
+
+
+class _Tasks(Tasks):  # type: ignore[misc]
+    requires = (_Events,)
+
+
+class _Control(Control):  # type: ignore[misc]
+    requires = (_Tasks,)
+
+
+class _MailboxConsumer(Consumer):  # type: ignore[misc]
+    """Consumes the mailbox; every message goes to the intake."""
+
+    class Blueprint(Consumer.Blueprint):  # type: ignore[misc]
+        default_steps: ClassVar[list[Any]] = [
+            Connection,
+            _Events,
+            _Heart,
+            _Tasks,
+            _Control,
+            Evloop,
+        ]
+
+    def connection_for_read(self, heartbeat: float | None = None) -> Any:
+        """Open the connection on which the mailbox is consumed."""
+        connection = self.app.connection_for_read(heartbeat=heartbeat)
+        connection.transport.Connection = BufferedConnection
+        return self.ensure_connected(connection)
+
+    def ensure_connected(self, conn: Any) -> Any:
+        """Connect; a broker that restarts is tried often, not every 2, 4, 6… seconds."""
+        return conn.ensure_connection(
+            lambda error, _interval: logger.warning("the broker is away: %s", error),
+            max_retries=None,
+            interval_start=0.1,
+            interval_step=0.2,
+            interval_max=2.0,
+            callback=maybe_shutdown,
+        )
+
+    def update_strategies(self) -> None:
+        """Called on every (re)connection."""
+        self.strategies = _EveryName(self.controller.intake)
+
+    def on_close(self) -> None:
+        """The connection is lost or closed: its delivery tags are void."""
+        self.controller.acks.reset()
+        super().on_close()
+
+    def add_task_queue(self, queue: str, *_args: Any, **_options: Any) -> None:
+        """Refused: an actor consumes its own mailbox and nothing else."""
+        logger.warning("refused to consume %s: an actor has one mailbox", queue)
+
+    def cancel_task_queue(self, queue: str) -> None:
+        """Refused: an actor that does not consume its mailbox is no actor."""
+        logger.warning("refused to stop consuming %s: kill the actor instead", queue)
+
+
+class _ExecutorPool(BasePool):  # type: ignore[misc]
+    """The executor, as Celery's tools are shown it.  Nothing is ever applied to it."""
+
+    task_join_will_block = False
+    body_can_be_buffer = True
+
+    def grow(self, n: int = 1) -> None:
+        raise NotImplementedError("an actor runs one call at a time: its pool can't grow")
+
+    def shrink(self, n: int = 1) -> None:
+        raise NotImplementedError("an actor runs one call at a time: its pool can't shrink")
+
+
+class MailboxWorker(WorkController):  # type: ignore[misc]
+    """The worker of one actor process."""
+
+    class Blueprint(bootsteps.Blueprint):  # type: ignore[misc]  # noqa: D106 - Celery's hook
+        name = "Worker"
+        default_steps: ClassVar[set[str]] = {
+            "celery.worker.components:Hub",
+            "celery.worker.components:Pool",
+            "celery.worker.components:Timer",
+            "celery.worker.components:Consumer",
+        }
+
+    def __init__(
+        self,
+        app: Celery,
+        hostname: str,
+        queue: str,
+        intake: Intake,
+        acks: Acknowledgements,
+        activity: Activity,
+        send_events: bool,
+        on_stopped: Callable[[], None],
+    ) -> None:
+        self.intake = intake
+        self.acks = acks
+        self.activity = activity
+        self.send_events = send_events
+        self._told_stopped = on_stopped
+        self.ready = threading.Event()
+        self._channel: Any = None
+        # The creator has declared it (see client.mailbox), without an exchange of its own.
+        mailbox = Queue(queue, routing_key=queue, no_declare=True)
+        app.amqp.queues.select_add(mailbox)
+        app.amqp.queues.select([queue])
+        super().__init__(
+            app=app,
+            hostname=hostname,
+            pool_cls=_ExecutorPool,
+            consumer_cls=_MailboxConsumer,
+            concurrency=1,
+            prefetch_multiplier=PREFETCH,
+            queues=[queue],
+            task_events=send_events,
+            heartbeat_interval=_WORKER_HEARTBEAT,
+            loglevel=logging.WARNING,
+            ready_callback=lambda _consumer: self.ready.set(),
+        )
+        self._ack_promise = self._ack
+        self._events_promise = lambda: self.send_waiting_events(self.consumer)
+        activity.wake = self._wake_events
+
+    def run(self) -> None:
+        """Run the consumer's loop until the worker stops."""
+        try:
+            self.start()
+        finally:
+            self._told_stopped()
+
+    def request_acks(self) -> None:
+        """Have the consumer's thread acknowledge what is finished.  Any thread may call it.
+
+        The hub's set of callbacks is unordered, so there is one callback, and it
+        acknowledges up to the highest finished tag.
+        """
+        self.hub.call_soon(self._ack_promise)
+
+    def _ack(self) -> None:
+        tag = self.acks.due()
+        if tag is not None and self.consumer.task_consumer is not None:
+            self.consumer.task_consumer.channel.basic_ack(tag, multiple=True)
+
+    def turn_events_on(self, dispatcher: Any) -> None:
+        """A monitor wants events (or -E was given)."""
+        if not dispatcher.enabled:
+            dispatcher.enable()
+        self.activity.events_on = True
+
+    def _wake_events(self) -> None:
+        self.hub.call_soon(self._events_promise)
+
+    def send_waiting_events(self, consumer: Any) -> None:
+        """Send the events that the executor has left.  Consumer's thread."""
+        dispatcher, events = consumer.event_dispatcher, self.activity.events
+        if dispatcher is None or not dispatcher.enabled:
+            events.clear()
+            return
+        while events:
+            kind, fields = events.popleft()
+            dispatcher.send(kind, **fields)
+        dispatcher.flush()
+
+    def stats(self) -> dict[str, Any]:
+        """What ``celery inspect stats`` shows, with what came into the mailbox beside calls."""
+        intake = self.intake
+        shown: dict[str, Any] = super().stats()
+        shown["mailbox"] = {
+            "executed": self.activity.executed,
+            "rejected": intake.rejected,
+            "repeats": intake.repeats,
+            "gaps": intake.gaps,
+        }
+        return shown
+
+    def finish(self) -> None:
+        """Stop consuming and close the connection.  Any thread may call it; returns at once."""
+        self.intake.stop()
+        self.hub.call_soon(self._stop_now)
+
+    def _stop_now(self) -> None:
+        from celery.exceptions import WorkerShutdown
+
+        self._ack()
+        raise WorkerShutdown(0)
