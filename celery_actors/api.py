@@ -1,0 +1,194 @@
+"""The functions of the package: thin, over the process's client."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeVar, overload
+
+from celery_actors import serialization
+from celery_actors.client.creation import kill_actor
+from celery_actors.client.current import require_process
+from celery_actors.handle import ActorHandle, actor_id_of
+from celery_actors.ids import mailbox_name
+from celery_actors.refs import ObjectRef
+from celery_actors.session import init, is_initialized, shutdown
+from celery_actors.worker.context import current_assignment
+
+__all__ = [
+    "available_resources",
+    "cluster_resources",
+    "get",
+    "get_gpu_ids",
+    "init",
+    "is_initialized",
+    "kill",
+    "mailbox_of",
+    "nodes",
+    "put",
+    "shutdown",
+    "wait",
+]
+
+T = TypeVar("T")
+
+_WHOLE = 10_000
+
+
+@overload
+def get(refs: ObjectRef[T], *, timeout: float | None = None) -> T: ...
+@overload
+def get(refs: Sequence[ObjectRef[T]], *, timeout: float | None = None) -> list[T]: ...
+def get(refs: Any, *, timeout: float | None = None) -> Any:
+    """Return the value of a ref, or the values of a list of refs in its order.
+
+    :param timeout: seconds to wait at most; 0 only looks; ``None`` waits for ever.
+    :raises TaskError: the call raised (also an instance of the user's exception class); of
+        a list, the first that fails ends the wait.
+    :raises ActorDiedError: the actor died before it finished the call.
+    :raises GetTimeoutError: not all values were there in time.
+    :raises ObjectLostError: a value is no longer stored.
+    :raises TypeError: something else than refs was given.
+
+    Example::
+
+        get([counter.increment.remote() for _ in range(3)])   # [1, 2, 3]
+    """
+    if timeout is not None and timeout < 0:
+        raise ValueError(f"timeout must not be negative, got {timeout}")
+    if isinstance(refs, ObjectRef):
+        value: Any = require_process().get([refs.entry], timeout)[0]
+        return value
+    if not isinstance(refs, (list, tuple)):
+        raise TypeError(f"get() takes an ObjectRef or a list of them, not {refs!r:.100}")
+    for ref in refs:
+        if not isinstance(ref, ObjectRef):
+            raise TypeError(f"get() takes ObjectRefs; the list holds {ref!r:.100}")
+    return require_process().get([ref.entry for ref in refs], timeout)
+
+
+def put(value: T) -> ObjectRef[T]:
+    """Store a value in the cluster; returns a ref to it.
+
+    Values of more than 64 KB lie in the node's shared memory, numpy arrays read from there
+    without a copy.
+
+    :raises SerializationError: the value can't be pickled; the message says what and where.
+    :raises TypeError: the value is a ref already.
+    """
+    if isinstance(value, ObjectRef):
+        raise TypeError("put() of an ObjectRef makes no sense: the ref can be passed as it is")
+    process = require_process()
+    dumped = serialization.dumps(value, lambda: "the value given to put()")
+    return ObjectRef(process.put(dumped))
+
+
+def wait(
+    refs: Sequence[ObjectRef[Any]],
+    *,
+    num_returns: int = 1,
+    timeout: float | None = None,
+    fetch_local: bool = True,
+) -> tuple[list[ObjectRef[Any]], list[ObjectRef[Any]]]:
+    """Wait until ``num_returns`` of the refs are ready.
+
+    :param timeout: seconds to wait at most; 0 only looks; ``None`` waits for ever.
+    :param fetch_local: accepted for Ray's programs; values are fetched by :func:`get`.
+    :returns: the ready ones (at most ``num_returns``) and the rest, each in the order given.
+    :raises TypeError: a bare ref, or something else than refs, was given.
+    :raises ValueError: refs repeat, or ``num_returns`` is not between 1 and their number.
+    """
+    del fetch_local
+    if isinstance(refs, ObjectRef):
+        raise TypeError("wait() takes a list of ObjectRefs, not a single one: use wait([ref])")
+    if not isinstance(refs, (list, tuple)):
+        raise TypeError(f"wait() takes a list of ObjectRefs, not {refs!r:.100}")
+    for ref in refs:
+        if not isinstance(ref, ObjectRef):
+            raise TypeError(f"wait() takes ObjectRefs; the list holds {ref!r:.100}")
+    if timeout is not None and timeout < 0:
+        raise ValueError(f"timeout must not be negative, got {timeout}")
+    if not refs:
+        return [], []
+    if len(set(refs)) != len(refs):
+        raise ValueError("wait() needs different refs: the list holds one twice")
+    if not 0 < num_returns <= len(refs):
+        raise ValueError(
+            f"num_returns must be between 1 and the number of refs ({len(refs)}), not {num_returns}"
+        )
+    process = require_process()
+    process.wait_for([ref.entry for ref in refs], num_returns, timeout)
+    ready = [ref for ref in refs if not ref.entry.pending][:num_returns]
+    chosen = set(ready)
+    return ready, [ref for ref in refs if ref not in chosen]
+
+
+def kill(actor: ActorHandle[Any], *, no_restart: bool = True) -> None:
+    """Kill an actor at once: its process gets SIGKILL, its unfinished calls fail.
+
+    :param no_restart: accepted for Ray's programs: actors without ``max_restarts`` don't
+        restart anyway.
+    :raises TypeError: something else than a handle was given.
+    """
+    del no_restart
+    actor_id = actor_id_of(actor)
+    process = require_process()
+    process.flush()
+    kill_actor(process, actor_id, "it was killed with kill()")
+
+
+def mailbox_of(actor: ActorHandle[Any]) -> str:
+    """Return the name of the AMQP queue that is an actor's mailbox.
+
+    A plain Celery client calls the actor through it::
+
+        app.send_task("Counter.increment", queue=mailbox_of(counter)).get()
+
+    :raises TypeError: something else than a handle was given.
+    """
+    return mailbox_name(actor_id_of(actor))
+
+
+def get_gpu_ids() -> list[int]:
+    """Return the ids of the GPUs assigned to this actor or task, e.g. ``[2, 5, 6]``.
+
+    A driver has none (as Ray's ``get_gpu_ids``, which returns ints here always).
+    """
+    return list(current_assignment().gpu_ids)
+
+
+def nodes() -> list[dict[str, Any]]:
+    """Return the live nodes, in the form of Ray's ``nodes()``."""
+    return [
+        {
+            "NodeID": node.node_id,
+            "Alive": True,
+            "NodeName": node.name,
+            "NodeManagerHostname": node.host,
+            "Resources": _amounts(node.resources),
+            "Available": _amounts(node.available),
+            "Labels": {k: v for k, v in node.labels.items() if not k.startswith("celery_actors/")},
+        }
+        for node in require_process().control.nodes()
+    ]
+
+
+def cluster_resources() -> dict[str, float]:
+    """Return the resources of all live nodes together, by name."""
+    return _sum([node.resources for node in require_process().control.nodes()])
+
+
+def available_resources() -> dict[str, float]:
+    """Return what is free now of the resources of all live nodes, by name."""
+    return _sum([node.available for node in require_process().control.nodes()])
+
+
+def _amounts(units: Any) -> dict[str, float]:
+    return {name: amount / _WHOLE for name, amount in units.items()}
+
+
+def _sum(parts: list[Any]) -> dict[str, float]:
+    total: dict[str, int] = {}
+    for part in parts:
+        for name, amount in part.items():
+            total[name] = total.get(name, 0) + amount
+    return {name: max(0, amount) / _WHOLE for name, amount in total.items()}

@@ -1,0 +1,148 @@
+"""Settings: read in one place, frozen, never at import.
+
+A value comes from the Celery app's ``actors_*`` keys, else from the environment, else
+from the default below.  The cluster's key comes from a file (mode 0600) that
+``CELERY_ACTORS_KEY_FILE`` or ``actors_key_file`` names.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from celery_actors.exceptions import ConfigurationError
+
+__all__ = ["Settings", "read_key"]
+
+KEY_FILE_ENVIRONMENT = "CELERY_ACTORS_KEY_FILE"
+SHARED_MEMORY_ENVIRONMENT = "CELERY_ACTORS_SHARED_MEMORY_DIR"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How a process takes part in a cluster.  Times in seconds, sizes in bytes."""
+
+    broker_url: str
+    result_backend: str
+    key: bytes = field(repr=False)
+    prefix: str = "ca:"
+    lease: float = 10.0
+    """A node or driver that does not renew for so long is lost."""
+    result_ttl: float = 600.0
+    """A stored result that no holder extends is kept for so long."""
+    inline_limit: int = 8 * 1024
+    """Larger results are announced to the caller, not pushed."""
+    shared_memory_limit: int = 64 * 1024
+    """Larger values go to the node's shared memory."""
+    window_calls: int = 1000
+    window_bytes: int = 4 * 1024 * 1024
+    """Unresolved calls, and bytes of them, that one process may have at one actor."""
+    batch_calls: int = 64
+    batch_bytes: int = 96 * 1024
+    """A message carries at most so many calls and bytes (frame_max is 128 KiB)."""
+    shared_memory_dir: str = "/dev/shm"
+    spill_dir: str = ""
+    """Where large values go when memory is full; empty: a directory of the system's."""
+    allow_plain: bool = True
+    """Whether unsigned JSON messages of plain Celery clients may call an actor."""
+    broker_options: Mapping[str, Any] = field(default_factory=dict)
+    """``broker_use_ssl``, ``redis_backend_use_ssl`` and kin, passed through."""
+
+    @classmethod
+    def from_app(
+        cls, app: Any, broker_url: str | None = None, result_backend: str | None = None
+    ) -> Settings:
+        """Read the settings of a Celery app.
+
+        :param broker_url, result_backend: take the place of the app's.
+        :raises ConfigurationError: no broker, backend or key is configured.
+        """
+        conf = app.conf
+        # As attributes: these know Celery's environment variables, which get() doesn't.
+        broker = broker_url or conf.broker_write_url or conf.broker_url
+        backend = result_backend or conf.result_backend
+        if not broker or not backend:
+            raise ConfigurationError(
+                "celery_actors needs a RabbitMQ and a Redis: set CELERY_BROKER_URL "
+                "(amqp://…) and CELERY_RESULT_BACKEND (redis://…), or broker_url and "
+                "result_backend in the Celery app's configuration"
+            )
+        backend = str(backend).rpartition("+")[2] if "+redis" in str(backend) else str(backend)
+        if not backend.startswith(("redis://", "rediss://", "sentinel://")):
+            raise ConfigurationError(
+                f"the result backend of celery_actors must be a Redis "
+                f"(redis:// or rediss://), not {backend.partition(':')[0]}://"
+            )
+        values: dict[str, Any] = {}
+        directory = os.environ.get(SHARED_MEMORY_ENVIRONMENT)
+        if directory:
+            values["shared_memory_dir"] = directory
+        for name in _OVERRIDABLE:
+            value = conf.get(f"actors_{name}")
+            if value is not None:
+                values[name] = value
+        path = conf.get("actors_key_file") or os.environ.get(KEY_FILE_ENVIRONMENT)
+        key = conf.get("actors_key")
+        if key is None:
+            key = read_key(Path(path) if path else None)
+        elif isinstance(key, str):
+            key = key.encode()
+        options = {name: conf.get(name) for name in _PASSED_THROUGH if conf.get(name)}
+        return cls(
+            broker_url=str(broker),
+            result_backend=backend,
+            key=key,
+            broker_options=options,
+            **values,
+        )
+
+
+_PASSED_THROUGH = (
+    "broker_use_ssl",
+    "redis_backend_use_ssl",
+    "result_backend_transport_options",
+)
+_OVERRIDABLE = (
+    "prefix",
+    "lease",
+    "result_ttl",
+    "inline_limit",
+    "shared_memory_limit",
+    "window_calls",
+    "window_bytes",
+    "batch_calls",
+    "batch_bytes",
+    "shared_memory_dir",
+    "spill_dir",
+    "allow_plain",
+)
+
+
+def read_key(path: Path | None) -> bytes:
+    """Read the cluster's key from ``path``.
+
+    :raises ConfigurationError: there is no path, no such file, or others may read it.
+    """
+    if path is None:
+        raise ConfigurationError(
+            "no cluster key: every payload is signed, so all processes of a cluster need "
+            f"the same key. Write one with `python -c 'import secrets; "
+            f"print(secrets.token_hex(32))' > key; chmod 600 key` and name the file in "
+            f"{KEY_FILE_ENVIRONMENT} (or actors_key_file in the Celery configuration)"
+        )
+    try:
+        mode = path.stat().st_mode
+        key = path.read_bytes().strip()
+    except OSError as error:
+        raise ConfigurationError(f"cannot read the cluster key {path}: {error}") from error
+    if stat.S_IMODE(mode) & 0o077:
+        raise ConfigurationError(
+            f"the cluster key {path} can be read by others: run `chmod 600 {path}`"
+        )
+    if len(key) < 16:
+        raise ConfigurationError(f"the cluster key in {path} is shorter than 16 bytes")
+    return key

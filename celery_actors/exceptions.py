@@ -1,0 +1,170 @@
+"""What can go wrong, under Ray's names and our own.
+
+Every class derives from :class:`ActorsError`, which Ray's programs know as
+``RayError``.  Messages say what happened, to which actor or call, and what to do next.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery_actors.control.errors import InsufficientResources, NodeNameTaken
+
+__all__ = [
+    "ActorDiedError",
+    "ActorError",
+    "ActorUnavailableError",
+    "ActorsError",
+    "ConfigurationError",
+    "ConnectionFailed",
+    "GetTimeoutError",
+    "InsufficientResources",
+    "NodeNameTaken",
+    "ObjectLostError",
+    "OwnerDiedError",
+    "PendingCallsLimitExceeded",
+    "RayActorError",
+    "RayError",
+    "RayTaskError",
+    "SerializationError",
+    "TamperedError",
+    "TaskCancelledError",
+    "TaskError",
+    "WorkerCrashedError",
+]
+
+
+class ActorsError(Exception):
+    """Base of every error of this package (Ray: ``RayError``)."""
+
+
+RayError = ActorsError
+
+
+class ConfigurationError(ActorsError, ValueError):
+    """A setting is missing or contradicts another."""
+
+
+class ConnectionFailed(ActorsError, ConnectionError):
+    """RabbitMQ or Redis could not be reached, or refused the credentials."""
+
+
+class TamperedError(ActorsError):
+    """A payload carries no valid signature: it was not unpickled."""
+
+
+class SerializationError(ActorsError, TypeError):
+    """A value could not be serialized; the message names it and where it sits."""
+
+
+class GetTimeoutError(ActorsError, TimeoutError):
+    """``get`` waited for its whole timeout and a result was not there."""
+
+
+class TaskCancelledError(ActorsError):
+    """The call was cancelled before it ran or while it ran."""
+
+
+class PendingCallsLimitExceeded(ActorsError):
+    """More calls to one actor wait unresolved than its bound allows."""
+
+
+class WorkerCrashedError(ActorsError):
+    """The process that ran a task died, as often as the task may be retried."""
+
+
+class ObjectLostError(ActorsError):
+    """The value is no longer stored (released, expired, or its node is gone)."""
+
+
+class OwnerDiedError(ObjectLostError):
+    """The process that made the call is gone and the call never ran."""
+
+
+class ActorError(ActorsError):
+    """Something is wrong with the actor that a call went to (Ray: ``RayActorError``).
+
+    :ivar actor_id: the actor's id in hex, where known.
+    """
+
+    def __init__(self, message: str = "the actor failed", actor_id: str | None = None) -> None:
+        super().__init__(message)
+        self.actor_id = actor_id
+
+    def __reduce__(self) -> tuple[type[ActorError], tuple[str, str | None]]:
+        return type(self), (str(self.args[0]), self.actor_id)
+
+
+class ActorDiedError(ActorError):
+    """The actor is dead; the message names the cause."""
+
+
+class ActorUnavailableError(ActorError):
+    """The actor can't be reached now; a later call may succeed."""
+
+
+class TaskError(ActorsError):
+    """User code raised.  What ``get`` raises is also an instance of the user's class.
+
+    :ivar function_name: the method or function, e.g. ``"Counter.increment"``.
+    :ivar remote_traceback: the traceback as text, formatted where it was raised.
+    :ivar cause: the exception that the user's code raised, or ``None`` when it could
+        not be carried over (the traceback then still says what it was).
+    """
+
+    def __init__(
+        self, function_name: str, remote_traceback: str, cause: BaseException | None = None
+    ) -> None:
+        # Not super(): in the derived classes that would run the user's own __init__.
+        Exception.__init__(self, function_name, remote_traceback, cause)
+        self.function_name = function_name
+        self.remote_traceback = remote_traceback
+        self.cause = cause
+
+    def __str__(self) -> str:
+        return f"{self.function_name} raised:\n{self.remote_traceback.rstrip()}"
+
+    def as_instanceof_cause(self) -> TaskError:
+        """Return this error as an instance of the user's exception class as well.
+
+        Follows Ray's ``RayTaskError.as_instanceof_cause``.  Where the class can't be
+        derived from (it is final, or its layout conflicts), the plain error is returned.
+        """
+        cause = self.cause
+        if cause is None or isinstance(cause, TaskError):
+            return cause if isinstance(cause, TaskError) else self
+        kind = type(cause)
+        try:
+            name = f"TaskError({kind.__name__})"
+            derived: type[TaskError] = type(
+                name, (_DerivedTaskError, kind), {"__module__": __name__, "__qualname__": name}
+            )
+            # The user's own __new__ and __init__ may want any arguments: they are not run.
+            builtin: Any = next(b for b in derived.__mro__ if b.__module__ == "builtins")
+            error: TaskError = builtin.__new__(derived, *cause.args)
+            builtin.__init__(error, *cause.args)
+            if isinstance(error, OSError) and isinstance(cause, OSError):
+                error.filename, error.filename2 = cause.filename, cause.filename2
+            error.__dict__.update(getattr(cause, "__dict__", {}))
+            error.function_name = self.function_name
+            error.remote_traceback = self.remote_traceback
+            error.cause = cause
+            error.args = cause.args
+        except TypeError:  # a layout conflict, or a class that forbids subclasses
+            return self
+        return error
+
+
+class _DerivedTaskError(TaskError):
+    """What the derived classes share; pickles back through the plain error."""
+
+    def __reduce__(self) -> tuple[object, tuple[str, str, BaseException | None]]:
+        return _rebuild, (self.function_name, self.remote_traceback, self.cause)
+
+
+def _rebuild(function_name: str, traceback: str, cause: BaseException | None) -> TaskError:
+    return TaskError(function_name, traceback, cause).as_instanceof_cause()
+
+
+RayActorError = ActorError
+RayTaskError = TaskError

@@ -1,0 +1,189 @@
+"""ActorHandle: what a program holds of an actor, and calls."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from celery_actors import serialization
+from celery_actors.client.current import require_process
+from celery_actors.client.holds import Hold
+from celery_actors.options import MethodOptions
+from celery_actors.refs import ObjectRef
+from celery_actors.signatures import ParameterList
+from celery_actors.submission import dump_arguments
+
+__all__ = ["ActorHandle", "ActorMethod", "ClassDescription", "MethodDescription"]
+
+logger = logging.getLogger(__name__)
+
+T_co = TypeVar("T_co", covariant=True)
+
+_FREE = ParameterList(None)
+_DEFAULT = MethodOptions()
+
+
+@dataclass(frozen=True, slots=True)
+class MethodDescription:
+    """What a handle knows of a method."""
+
+    parameters: ParameterList
+    options: MethodOptions = _DEFAULT
+
+
+@dataclass(frozen=True, slots=True)
+class ClassDescription:
+    """What a handle knows of its class; travels with the handle."""
+
+    name: str
+    methods: Mapping[str, MethodDescription]
+    max_pending_calls: int = -1
+
+
+#: Methods that every actor has (as Ray's).
+_SYSTEM = {name: MethodDescription(_FREE) for name in ("__ray_ready__", "__ray_call__")}
+
+
+class ActorMethod:
+    """A method of a remote actor: ``handle.method.remote(…)`` calls it."""
+
+    __slots__ = ("_description", "_handle", "_name")
+
+    def __init__(self, handle: ActorHandle[Any], name: str, description: MethodDescription) -> None:
+        self._handle = handle
+        self._name = name
+        self._description = description
+
+    def remote(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the method; returns at once.
+
+        :returns: an :class:`ObjectRef`, a list of them where ``num_returns`` is more than
+            one, ``None`` where it is 0.
+        :raises TypeError: the arguments don't fit the method.
+        :raises SerializationError: an argument can't be pickled.
+        :raises PendingCallsLimitExceeded: too many calls wait unresolved.
+        """
+        handle = self._handle
+        name = f"{handle._description.name}.{self._name}"
+        self._description.parameters.check(name, args, kwargs)
+        process = require_process()
+        dumped, arguments = dump_arguments(args, kwargs, lambda: f"the arguments of {name}")
+        returns = self._description.options.num_returns
+        entries = process.sender.call(
+            handle._actor,
+            self._name,
+            dumped,
+            arguments,
+            returns,
+            handle._description.max_pending_calls,
+        )
+        if returns == 1:
+            return ObjectRef(entries[0])
+        return [ObjectRef(entry) for entry in entries] if entries else None
+
+    def options(self, **changes: Any) -> ActorMethod:
+        """Return the method with options changed, e.g. ``num_returns=2``.
+
+        :raises TypeError: there is no such option.
+        """
+        description = MethodDescription(
+            self._description.parameters, self._description.options.updated(**changes)
+        )
+        return ActorMethod(self._handle, self._name, description)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Refused: it would run here."""
+        name = f"{self._handle._description.name}.{self._name}"
+        raise TypeError(
+            f"{name} runs in the actor and can't be called directly: use "
+            f"handle.{self._name}.remote(…) and celery_actors.get() on what it returns"
+        )
+
+    def __repr__(self) -> str:
+        return f"<method {self._name} of {self._handle!r}>"
+
+
+class ActorHandle(Generic[T_co]):
+    """A handle to an actor.  The actor lives while any handle to it lives anywhere.
+
+    Handles compare and hash by the actor's id, and pickle into arguments, results,
+    containers and ``put``.
+
+    Example::
+
+        counter = Counter.remote()
+        celery_actors.get(counter.increment.remote())   # 1
+    """
+
+    __slots__ = ("__weakref__", "_actor", "_description", "_hold")
+
+    _actor: bytes
+    _description: ClassDescription
+    _hold: Hold | None
+
+    def __init__(self, actor: bytes, description: ClassDescription, hold: Hold | None) -> None:
+        object.__setattr__(self, "_actor", actor)
+        object.__setattr__(self, "_description", description)
+        object.__setattr__(self, "_hold", hold)
+
+    def __getattr__(self, name: str) -> Any:
+        description = self._description.methods.get(name) or _SYSTEM.get(name)
+        if description is None:
+            raise AttributeError(
+                f"actor {self._description.name} has no remote method {name!r}"
+                + ("" if name.startswith("__") else f"; it has {', '.join(dir(self)) or 'none'}")
+            )
+        return ActorMethod(self, name, description)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError(
+            f"can't set {name!r} on a handle: the state is in the actor; give it a method for that"
+        )
+
+    def __dir__(self) -> list[str]:
+        return sorted(self._description.methods)
+
+    def __hash__(self) -> int:
+        return hash(self._actor)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, ActorHandle):
+            return NotImplemented
+        return self._actor == other._actor
+
+    def __repr__(self) -> str:
+        return f"Actor({self._description.name}, {self._actor.hex()})"
+
+    def __reduce__(self) -> tuple[Any, tuple[bytes, ClassDescription, bool]]:
+        record = serialization.outgoing()
+        strong = record is not None and self._hold is not None
+        if record is not None and self._hold is not None:
+            record.actors[self._actor] = None
+            record.kept.append(self._hold)
+        elif record is None:
+            logger.warning(
+                "a handle to %s was pickled outside of a call, a result or put(): what comes of "
+                "it is a weak handle, which does not keep the actor alive",
+                self._description.name,
+            )
+        return _arrived, (self._actor, self._description, strong)
+
+
+def _arrived(actor: bytes, description: ClassDescription, strong: bool) -> ActorHandle[Any]:
+    """Make the handle in the process where it arrives."""
+    process = require_process()
+    # To a dead actor, and of an actor to itself, the handle is weak.
+    hold = process.hold(actor) if strong and actor != process.actor_id else None
+    return ActorHandle(actor, description, hold)
+
+
+def actor_id_of(handle: Any) -> bytes:
+    """Return the id of the actor behind a handle.
+
+    :raises TypeError: it is no handle.
+    """
+    if not isinstance(handle, ActorHandle):
+        raise TypeError(f"an actor handle is expected, not {handle!r:.100}")
+    return handle._actor

@@ -1,0 +1,80 @@
+"""Identifiers: who called, in which order, and which value came of it.
+
+==========  =====  ===================================================================
+caller id   8 B    random, one a process; a forked child takes a new one
+task id     16 B   caller id followed by the caller's rising sequence number (a valid
+                   128-bit Celery task id that also says who and in which order)
+object id   18 B   task id followed by the index of the return value
+actor id    16 B   random
+==========  =====  ===================================================================
+
+In Redis keys, queue names and log lines they are written in lower-case hex.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from struct import Struct
+
+__all__ = [
+    "CALLER_BYTES",
+    "OBJECT_BYTES",
+    "celery_id",
+    "mailbox_name",
+    "new_actor_id",
+    "new_caller_id",
+    "node_queue_name",
+    "object_id",
+    "split_object_id",
+    "task_of_celery_id",
+]
+
+CALLER_BYTES = 8
+OBJECT_BYTES = 18
+_OBJECT = Struct(">8sQH")
+
+
+def new_caller_id() -> bytes:
+    """Return a fresh caller id (8 random bytes)."""
+    return os.urandom(CALLER_BYTES)
+
+
+def new_actor_id() -> bytes:
+    """Return a fresh actor id (16 random bytes)."""
+    return os.urandom(16)
+
+
+def object_id(caller: bytes, sequence: int, index: int = 0) -> bytes:
+    """Return the id of return value ``index`` of the caller's call ``sequence``."""
+    return _OBJECT.pack(caller, sequence, index)
+
+
+def split_object_id(oid: bytes) -> tuple[bytes, int, int]:
+    """Return ``(caller, sequence, index)`` of an object id."""
+    caller, sequence, index = _OBJECT.unpack(oid)
+    return caller, sequence, index
+
+
+def celery_id(caller: bytes, sequence: int) -> str:
+    """Return the task id of a call as Celery writes it (a dashed UUID)."""
+    return str(uuid.UUID(bytes=caller + sequence.to_bytes(8, "big")))
+
+
+def task_of_celery_id(task_id: str) -> tuple[bytes, int]:
+    """Return ``(caller, sequence)`` of a task id that Celery wrote.
+
+    :raises ValueError: when ``task_id`` is no UUID.
+    """
+    raw = uuid.UUID(task_id).bytes
+    return raw[:CALLER_BYTES], int.from_bytes(raw[CALLER_BYTES:], "big")
+
+
+def mailbox_name(actor: bytes) -> str:
+    """Return the name of the AMQP queue that is the actor's mailbox."""
+    return f"actor.{actor.hex()}"
+
+
+def node_queue_name(node_id: str) -> str:
+    """Return the name of the AMQP queue through which a node is told to start actors."""
+    return f"node.{node_id}"

@@ -1,0 +1,114 @@
+"""ObjectRef: what a call returns at once, in place of the value to come."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from concurrent.futures import Future
+from typing import Any, Generic, TypeVar
+
+from celery_actors import serialization
+from celery_actors.client.current import require_process
+from celery_actors.client.objects import Entry
+from celery_actors.ids import celery_id, split_object_id
+
+__all__ = ["ObjectRef"]
+
+T_co = TypeVar("T_co", covariant=True)
+
+
+class ObjectRef(Generic[T_co]):
+    """A reference to a value that is, or will be, stored in the cluster.
+
+    Returned by ``.remote()`` and :func:`celery_actors.put`.  Refs compare and hash by
+    id, pickle into arguments and results, can be awaited, and keep the value stored
+    while any of them lives.
+
+    Example::
+
+        ref = counter.increment.remote()
+        celery_actors.get(ref)      # or: await ref
+    """
+
+    __slots__ = ("__weakref__", "_entry")
+
+    def __init__(self, entry: Entry) -> None:
+        # The entry's reference count was raised for this ref by whoever made it.
+        self._entry = entry
+
+    @property
+    def entry(self) -> Entry:
+        """This process's record of the object (internal)."""
+        return self._entry
+
+    def binary(self) -> bytes:
+        """Return the object id (18 bytes)."""
+        return self._entry.oid
+
+    def hex(self) -> str:
+        """Return the object id in hex."""
+        return self._entry.oid.hex()
+
+    def task_id(self) -> str:
+        """Return the id of the call that produces the object, as Celery writes it.
+
+        ``celery.result.AsyncResult(ref.task_id())`` reads the same result.
+        """
+        caller, sequence, _ = split_object_id(self._entry.oid)
+        return celery_id(caller, sequence)
+
+    @classmethod
+    def from_hex(cls, text: str) -> ObjectRef[Any]:
+        """Return a ref to the object with that id.
+
+        :raises ValueError: the text is no object id.
+        """
+        oid = bytes.fromhex(text)
+        split_object_id_checked(oid)
+        return _ref_from_id(oid)
+
+    def future(self) -> Future[T_co]:
+        """Return a :class:`concurrent.futures.Future` of the value."""
+        return require_process().future(self._entry)
+
+    def __await__(self) -> Generator[Any, None, T_co]:
+        import asyncio
+
+        return asyncio.wrap_future(self.future()).__await__()
+
+    def __hash__(self) -> int:
+        return hash(self._entry.oid)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, ObjectRef):
+            return NotImplemented
+        return self._entry.oid == other._entry.oid
+
+    def __repr__(self) -> str:
+        return f"ObjectRef({self.hex()})"
+
+    def __reduce__(self) -> tuple[Any, tuple[bytes]]:
+        record = serialization.outgoing()
+        if record is not None:
+            record.objects[self._entry.oid] = None
+            record.kept.append(self)
+        self._entry.escaped = True
+        return _ref_from_id, (self._entry.oid,)
+
+    def __del__(self) -> None:
+        # A finalizer may run at any point of any thread: it only appends to a deque.
+        entry = getattr(self, "_entry", None)
+        if entry is not None:
+            entry.dropped_refs.append(entry)
+
+
+def split_object_id_checked(oid: bytes) -> None:
+    """Check that ``oid`` has the form of an object id.
+
+    :raises ValueError: it has not.
+    """
+    if len(oid) != 18:
+        raise ValueError(f"{oid.hex()!r} is no object id: 18 bytes expected, got {len(oid)}")
+
+
+def _ref_from_id(oid: bytes) -> ObjectRef[Any]:
+    return ObjectRef(require_process().borrow(oid))

@@ -1,0 +1,307 @@
+"""Values to bytes and back: pickle protocol 5, cloudpickle where plain pickle cannot.
+
+Plain pickle is tried first, because it is fast.  It can't carry classes and functions
+that the receiver can't import (defined in ``__main__``, a notebook, a function, or a
+module of the user's own): those go by value, through cloudpickle.  Large contiguous
+buffers (numpy arrays, bytearrays) travel out of band, so they are copied once at most.
+
+Handles and refs inside a value announce themselves to the *outgoing* record of the
+thread that pickles them: who contains them must keep them alive.
+"""
+
+from __future__ import annotations
+
+import importlib
+import io
+import pickle
+import sys
+import sysconfig
+import threading
+import types
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+from typing_extensions import Buffer
+
+from celery_actors.exceptions import SerializationError
+
+__all__ = ["Dumped", "dumps", "loads", "outgoing", "travels_by_value"]
+
+
+@dataclass(slots=True)
+class Dumped:
+    """A pickled value.
+
+    :ivar frames: frame 0 is the pickle stream, the others its out-of-band buffers.
+    :ivar actors: ids of the actors whose (strong) handles are inside.
+    :ivar kept: what must stay alive until the value has arrived: holds and ref entries.
+    :ivar objects: ids of the refs inside.
+    """
+
+    frames: list[Buffer] = field(default_factory=list)
+    actors: dict[bytes, None] = field(default_factory=dict)
+    objects: dict[bytes, None] = field(default_factory=dict)
+    kept: list[Any] = field(default_factory=list)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all frames."""
+        return sum(memoryview(frame).nbytes for frame in self.frames)
+
+
+class _Local(threading.local):
+    outgoing: Dumped | None = None
+
+
+_local = _Local()
+
+
+def outgoing() -> Dumped | None:
+    """Return the value that this thread is pickling, if it is."""
+    return _local.outgoing
+
+
+class _NeedsCloudpickle(Exception):
+    """Something in the value must travel by value."""
+
+
+_LIBRARY_ROOTS = tuple(
+    {
+        str(Path(sysconfig.get_paths()[name]).resolve())
+        for name in ("stdlib", "platstdlib", "purelib", "platlib")
+    }
+    | {str(Path(__file__).parent.resolve())}
+)
+_by_value: dict[str, bool] = {}
+
+
+def travels_by_value(module: str | None) -> bool:
+    """Whether classes and functions of ``module`` go by value.
+
+    They do unless the module belongs to the standard library, to installed packages or
+    to this package: only those can be expected on another machine.
+    """
+    if module is None or module == "__main__":
+        return True
+    known = _by_value.get(module)
+    if known is None:
+        loaded = sys.modules.get(module)
+        path = getattr(loaded, "__file__", None)
+        if loaded is None:
+            known = True
+        elif path is None:  # built in, or a namespace package
+            known = False
+        else:
+            known = not str(Path(path).resolve()).startswith(_LIBRARY_ROOTS)
+        _by_value[module] = known
+    return known
+
+
+class _PlainPickler(pickle.Pickler):
+    """Plain pickle that notices what plain pickle would carry by a useless name."""
+
+    def reducer_override(self, value: Any) -> Any:
+        if isinstance(value, (type, types.FunctionType)):
+            if travels_by_value(getattr(value, "__module__", None)):
+                raise _NeedsCloudpickle
+        elif isinstance(value, types.ModuleType):
+            raise _NeedsCloudpickle
+        return NotImplemented
+
+
+class _ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
+    """Cloudpickle that also sends what lives in the user's own modules by value.
+
+    Modules are registered with cloudpickle as they are met, since it looks each class up
+    in its registry; :meth:`forget` takes them out again.
+    """
+
+    registered: list[types.ModuleType]
+
+    def reducer_override(self, value: Any) -> Any:
+        if isinstance(value, (type, types.FunctionType, types.ModuleType)):
+            name = value.__name__ if isinstance(value, types.ModuleType) else value.__module__
+            module = sys.modules.get(name or "")
+            if (
+                module is not None
+                and name != "__main__"
+                and travels_by_value(name)
+                and name not in cloudpickle.list_registry_pickle_by_value()
+            ):
+                cloudpickle.register_pickle_by_value(module)
+                self.registered.append(module)
+        return super().reducer_override(value)
+
+    def forget(self) -> None:
+        for module in self.registered:
+            cloudpickle.unregister_pickle_by_value(module)
+
+
+class _ByNamePickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
+    """Cloudpickle that sends by name also what ``@remote`` has put its wrapper before."""
+
+    registered: list[types.ModuleType]
+
+    def reducer_override(self, value: Any) -> Any:
+        if isinstance(value, (type, types.FunctionType)) and value.__module__ != "__main__":
+            module, path = value.__module__, value.__qualname__
+            found: Any = sys.modules.get(module)
+            for name in path.split("."):
+                found = getattr(found, name, None)
+            if found is not value and getattr(found, "__wrapped__", None) is value:
+                return _unwrapped, (module, path)
+        return super().reducer_override(value)
+
+
+def _unwrapped(module: str, name: str) -> Any:
+    found: Any = importlib.import_module(module)
+    for part in name.split("."):
+        found = getattr(found, part)
+    return found.__wrapped__
+
+
+# cloudpickle's registry of modules is global to the process: one thread at a time.
+_cloudpickle_lock = threading.Lock()
+
+_ATOMS = frozenset((int, float, bool, str, bytes, type(None)))
+
+
+def dumps(value: Any, what: Callable[[], str]) -> Dumped:
+    """Pickle ``value``.
+
+    :param what: called only when it fails: says what is being pickled, for the message.
+    :raises SerializationError: something in the value can't be pickled; the message
+        names it and where it sits.
+    """
+    dumped = Dumped()
+    if type(value) in _ATOMS:
+        dumped.frames.append(pickle.dumps(value, protocol=5))
+        return dumped
+    previous, _local.outgoing = _local.outgoing, dumped
+    try:
+        return _dump(value, dumped, what)
+    finally:
+        _local.outgoing = previous
+
+
+def _dump(value: Any, dumped: Dumped, what: Callable[[], str]) -> Dumped:
+    buffers: list[pickle.PickleBuffer] = []
+    stream = io.BytesIO()
+    try:
+        _PlainPickler(stream, protocol=5, buffer_callback=buffers.append).dump(value)
+    except (_NeedsCloudpickle, pickle.PicklingError, TypeError, AttributeError):
+        buffers.clear()
+        dumped.actors.clear()
+        dumped.objects.clear()
+        stream = _cloudpickled(value, buffers, what)
+    except RecursionError as error:
+        raise _explained(value, what, error) from error
+    dumped.frames.append(stream.getbuffer())
+    dumped.frames.extend(_raw(buffer) for buffer in buffers)
+    return dumped
+
+
+def _cloudpickled(
+    value: Any, buffers: list[pickle.PickleBuffer], what: Callable[[], str]
+) -> io.BytesIO:
+    failure: Exception | None = None
+    # By value first; a module whose globals can't be pickled still goes by reference.
+    for kind in (_ByValuePickler, _ByNamePickler):
+        stream = io.BytesIO()
+        buffers.clear()
+        with _cloudpickle_lock:
+            pickler = kind(stream, protocol=5, buffer_callback=buffers.append)
+            pickler.registered = []
+            try:
+                pickler.dump(value)
+            except SerializationError:
+                raise
+            except Exception as error:  # noqa: BLE001 - a user's __reduce__ may raise anything
+                failure = failure or error
+            else:
+                return stream
+            finally:
+                if isinstance(pickler, _ByValuePickler):
+                    pickler.forget()
+    assert failure is not None
+    raise _explained(value, what, failure) from failure
+
+
+def _raw(buffer: pickle.PickleBuffer) -> Buffer:
+    try:
+        return buffer.raw()
+    except BufferError:  # not contiguous
+        return memoryview(buffer).tobytes()
+
+
+def _explained(value: Any, what: Callable[[], str], error: Exception) -> SerializationError:
+    path, culprit = _find(value)
+    where = f" at {path}" if path else ""
+    return SerializationError(
+        f"cannot serialize {what()}: {_shown(culprit)}{where} "
+        f"({type(culprit).__module__}.{type(culprit).__qualname__}) can't be pickled: {error}. "
+        "Leave it out, create it inside the actor, or give its class a __reduce__"
+    )
+
+
+def _shown(value: Any) -> str:
+    try:
+        return f"{value!r:.200}"
+    except Exception:  # noqa: BLE001 - a user's __repr__ may raise anything; deep nesting does
+        return f"a {type(value).__qualname__}"
+
+
+def _pickles(value: Any) -> bool:
+    try:
+        cloudpickle.dumps(value, protocol=5)
+    except Exception:  # noqa: BLE001 - a user's __reduce__ may raise anything: no
+        return False
+    return True
+
+
+def _find(value: Any, depth: int = 6) -> tuple[str, Any]:
+    """Return the path to the innermost part of ``value`` that can't be pickled."""
+    path = ""
+    for _ in range(depth):
+        for name, part in _parts(value):
+            if not _pickles(part):
+                path, value = path + name, part
+                break
+        else:
+            break
+    return path, value
+
+
+def _parts(value: Any) -> list[tuple[str, Any]]:  # noqa: PLR0911 - a case for each kind
+    if isinstance(value, dict):
+        return [(f"[{key!r}]", part) for key, part in value.items()]
+    if isinstance(value, (list, tuple)):
+        return [(f"[{index}]", part) for index, part in enumerate(value)]
+    if isinstance(value, (set, frozenset)):
+        return [("{…}", part) for part in value]
+    if isinstance(value, types.FunctionType):
+        cells = value.__closure__ or ()
+        closed = [
+            (f".<closure {name}>", cell.cell_contents)
+            for name, cell in zip(value.__code__.co_freevars, cells, strict=True)
+        ]
+        used = [
+            (f".<global {name}>", value.__globals__[name])
+            for name in value.__code__.co_names
+            if name in value.__globals__
+        ]
+        return closed + used
+    if isinstance(value, type):
+        return [(f".{name}", part) for name, part in vars(value).items() if callable(part)]
+    attributes = getattr(value, "__dict__", None)
+    if isinstance(attributes, dict):
+        return [(f".{name}", part) for name, part in attributes.items()]
+    return []
+
+
+def loads(frames: Sequence[Buffer]) -> Any:
+    """Unpickle a value whose signature was verified."""
+    return pickle.loads(frames[0], buffers=frames[1:])

@@ -1,0 +1,302 @@
+"""A program's session: ``init()`` finds or starts a cluster, ``shutdown()`` leaves no trace."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from time import monotonic, sleep
+from typing import TYPE_CHECKING
+
+import redis
+
+from celery_actors.client.creation import end_job
+from celery_actors.client.current import current_process, set_initializer, set_process
+from celery_actors.client.mailbox import LOST, explain_amqp
+from celery_actors.client.process import Process
+from celery_actors.config import Settings, read_key
+from celery_actors.exceptions import ActorsError, ConfigurationError, ConnectionFailed
+from celery_actors.ids import new_caller_id
+from celery_actors.local.address import BACKEND_VARIABLE, BROKER_VARIABLE, ClusterAddress
+from celery_actors.local.node_options import NodeOptions
+from celery_actors.store.connection import explain_redis, refuse_cluster
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+    from celery_actors.local.private import PrivateCluster
+
+__all__ = ["SessionInfo", "init", "is_initialized", "shutdown"]
+
+logger = logging.getLogger(__name__)
+
+_NODE_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class SessionInfo:
+    """What :func:`init` connected to.
+
+    :ivar job_id: this program's job.
+    :ivar private: whether the cluster was started by, and ends with, this program.
+    :ivar address: of a cluster on this machine: its servers, key file and directory.
+    """
+
+    job_id: str
+    private: bool
+    address: ClusterAddress | None
+
+    @property
+    def session_dir(self) -> str | None:
+        """The directory of a cluster on this machine, with its logs."""
+        if self.address is None or self.address.session_dir is None:
+            return None
+        return str(self.address.session_dir)
+
+
+class _Session:
+    """The one session of this process.
+
+    :ivar lock: guards the rest; held while a session begins or ends.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.private: PrivateCluster | None = None
+        self.info: SessionInfo | None = None
+        self.pid = os.getpid()
+
+
+_session = _Session()
+
+
+def is_initialized() -> bool:
+    """Whether this process has a session (an actor process always has)."""
+    return current_process() is not None
+
+
+def init(
+    address: str | ClusterAddress | None = None,
+    *,
+    result_backend: str | None = None,
+    app: Celery | None = None,
+    num_cpus: float | None = None,
+    num_gpus: float | None = None,
+    resources: Mapping[str, float] | None = None,
+    ignore_reinit_error: bool = False,
+    log_to_driver: bool = True,
+) -> SessionInfo:
+    """Connect this program to a cluster, or start one of its own.
+
+    Without an address: the cluster named by ``CELERY_BROKER_URL`` and
+    ``CELERY_RESULT_BACKEND``; else one begun on this machine with ``celery-actors start``;
+    else a private one, which ends with this program.
+
+    :param address: the broker's URL (``amqp://…``; then ``result_backend`` names the Redis),
+        ``"local"`` for a private cluster in any case, or what ``celery-actors`` printed.
+    :param app: a Celery app of your own; its settings name the brokers.
+    :param num_cpus, num_gpus, resources: of a private cluster's node; a machine without
+        GPUs then has logical ones.
+    :param ignore_reinit_error: a second ``init()`` is then no error.
+    :param log_to_driver: show what actors of a private cluster print.
+    :raises ConnectionFailed: RabbitMQ or Redis can't be reached, or refuses.
+    :raises ConfigurationError: the settings contradict each other, or there is no key.
+    :raises LocalClusterError: the private cluster did not start.
+
+    Example::
+
+        import celery_actors as ray
+        ray.init(num_gpus=8)
+    """
+    with _session.lock:
+        if is_initialized():
+            if ignore_reinit_error and _session.info is not None:
+                return _session.info
+            raise ActorsError(
+                "celery_actors is initialised already: call shutdown() first, or pass "
+                "ignore_reinit_error=True"
+            )
+        node = NodeOptions(num_cpus=num_cpus, num_gpus=num_gpus, resources=dict(resources or {}))
+        declared = num_cpus is not None or num_gpus is not None or bool(resources)
+        settings, where = _find(address, result_backend, app)
+        if settings is not None and declared:
+            raise ConfigurationError(
+                "num_cpus, num_gpus and resources describe a private cluster's node; this program "
+                "connects to a cluster that exists (its nodes were given theirs when they were "
+                'started). Leave them out, or use init("local", …)'
+            )
+        private: PrivateCluster | None = None
+        if settings is None:
+            private = _start_private(node)
+            settings, where = _settings_of(private.address), private.address
+        try:
+            process = _connect(settings)
+        except BaseException:
+            if private is not None:
+                private.stop()
+            raise
+        _session.private, _session.pid = private, os.getpid()
+        set_process(process)
+        try:
+            _wait_for_node(process, private)
+            process.settle_down()
+            process.ends_cluster = private is not None
+        except BaseException:
+            shutdown()
+            raise
+        info = _session.info = SessionInfo(process.job_id, private is not None, where)
+        if log_to_driver and info.session_dir is not None:
+            from celery_actors.local.logs import follow_logs
+
+            follow_logs(info.session_dir, process.job_id)
+        return info
+
+
+def _find(
+    address: str | ClusterAddress | None, result_backend: str | None, app: Celery | None
+) -> tuple[Settings | None, ClusterAddress | None]:
+    """Return the settings of a cluster that exists, or nothing: start one."""
+    if isinstance(address, ClusterAddress):
+        return _settings_of(address), address
+    if app is not None:
+        return Settings.from_app(app), None
+    if address == "local":
+        return None, None
+    if address is not None and address != "auto":
+        return _settings_from_urls(address, result_backend), None
+    if os.environ.get(BROKER_VARIABLE) or os.environ.get(BACKEND_VARIABLE):
+        from celery_actors.celery import make_app
+
+        return Settings.from_app(make_app()), None
+    from celery_actors.local.persistent import discover
+
+    found = discover()
+    if found is None and address == "auto":
+        raise ConnectionFailed(
+            'init("auto") found no cluster: set CELERY_BROKER_URL and CELERY_RESULT_BACKEND, or '
+            "begin one with `celery-actors start --head`"
+        )
+    return (None, None) if found is None else (_settings_of(found), found)
+
+
+def _settings_of(address: ClusterAddress) -> Settings:
+    settings = Settings(
+        broker_url=address.broker_url,
+        result_backend=address.result_backend,
+        key=read_key(address.key_file),
+    )
+    if address.shared_memory_dir is None:
+        return settings
+    return replace(settings, shared_memory_dir=str(address.shared_memory_dir))
+
+
+def _settings_from_urls(broker_url: str, result_backend: str | None) -> Settings:
+    from celery_actors.celery import make_app
+
+    return Settings.from_app(make_app(), broker_url, result_backend)
+
+
+def _start_private(node: NodeOptions) -> PrivateCluster:
+    from celery_actors.local.private import PrivateCluster
+
+    with _spinner() as report:
+        return PrivateCluster.start(node, progress=report)
+
+
+def _spinner() -> AbstractContextManager[Callable[[str], None]]:
+    """Show on a terminal that something starts; elsewhere be silent."""
+    if not sys.stderr.isatty():
+        return nullcontext(lambda _text: None)
+    from rich.console import Console
+    from rich.status import Status
+
+    @contextmanager
+    def spinner() -> Iterator[Callable[[str], None]]:
+        with Status("celery_actors: starting a cluster", console=Console(stderr=True)) as status:
+            yield lambda text: status.update(f"celery_actors: {text}")
+
+    return spinner()
+
+
+def _connect(settings: Settings) -> Process:
+    job_id = new_caller_id().hex()
+    process = Process(settings, caller=new_caller_id(), job_id=job_id, node_id=None, driver=True)
+    try:
+        refuse_cluster(process.redis, settings.result_backend)
+        process.control.register_caller(
+            process.caller.hex(), job_id, lease=settings.lease, node_id=None, driver=True
+        )
+    except redis.RedisError as error:
+        raise explain_redis(settings.result_backend, error) from error
+    try:
+        process.connect()
+    except redis.RedisError as error:
+        raise explain_redis(settings.result_backend, error) from error
+    except LOST as error:
+        process.control.end_caller(process.caller.hex())
+        process.control.forget_job(job_id)
+        raise explain_amqp(settings.broker_url, error) from error
+    return process
+
+
+def _wait_for_node(process: Process, private: PrivateCluster | None) -> None:
+    """Wait for the node worker of a private cluster; another may have none yet."""
+    if private is None:
+        if not process.control.nodes():
+            logger.warning(
+                "the cluster has no node yet: actors wait until a worker is started with "
+                "`celery -A celery_actors worker`"
+            )
+        return
+    deadline = monotonic() + _NODE_SECONDS
+    while not process.control.nodes():
+        if monotonic() > deadline:
+            raise ActorsError(
+                f"the node worker of the private cluster did not register within "
+                f"{_NODE_SECONDS:g} s; its log is in {private.session_dir}"
+            )
+        sleep(0.01)  # bounded polling of another process's start, until the deadline above
+
+
+def shutdown() -> None:
+    """End this program's session.
+
+    Its actors (but detached ones) and tasks are ended, its objects released; a private
+    cluster is stopped and its directory removed.  Does nothing without a session.  Called
+    at exit by itself.
+    """
+    with _session.lock:
+        process = current_process()
+        if process is None or not process.driver or _session.pid != os.getpid():
+            return
+        private, _session.private = _session.private, None
+        _session.info = None
+        set_process(None)
+        try:
+            if private is None:
+                end_job(process)
+            else:
+                process.closed = True
+            process.close()
+        except redis.RedisError as error:
+            # The nodes end this job's actors when its lease runs out.
+            logger.warning("the end of this job could not be written to Redis: %s", error)
+        finally:
+            from celery_actors.local.logs import stop_following
+
+            stop_following()
+            if private is not None:
+                private.stop()
+
+
+def _default_init() -> None:
+    init()
+
+
+set_initializer(_default_init)
+atexit.register(shutdown)

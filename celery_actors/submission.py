@@ -1,0 +1,42 @@
+"""Arguments on their way: pickled, with refs at top level taken out."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from celery_actors import serialization
+from celery_actors.client.objects import Entry
+from celery_actors.protocol.payload import RefArgument
+from celery_actors.refs import ObjectRef
+from celery_actors.serialization import Dumped
+
+__all__ = ["dump_arguments"]
+
+_NOTHING = pickle.dumps(((), {}), protocol=5)
+
+
+def dump_arguments(
+    args: Sequence[Any], kwargs: Mapping[str, Any], what: Callable[[], str]
+) -> tuple[Dumped, tuple[Entry, ...]]:
+    """Pickle a call's arguments.
+
+    :returns: the pickled ``(args, kwargs)``, and the entries of the refs at top level,
+        which are replaced by their values before the method runs.
+    :raises SerializationError: an argument can't be pickled.
+    """
+    if not args and not kwargs:
+        return Dumped(frames=[_NOTHING]), ()
+    refs: list[ObjectRef[Any]] = []
+
+    def replaced(value: Any) -> Any:
+        if isinstance(value, ObjectRef):
+            refs.append(value)
+            return RefArgument(len(refs) - 1)
+        return value
+
+    plain = [replaced(value) for value in args], {k: replaced(v) for k, v in kwargs.items()}
+    dumped = serialization.dumps(plain, what)
+    dumped.kept.extend(refs)  # the values must stay until the call is resolved
+    return dumped, tuple(ref.entry for ref in refs)
