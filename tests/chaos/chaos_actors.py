@@ -1,0 +1,112 @@
+"""Actors and functions that the chaos tests share."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import celery_actors as ray
+
+GATE_SECONDS = 60.0
+
+
+def wait_for_file(path: str) -> None:
+    """Return once the file is there; raises when it never comes."""
+    deadline = time.monotonic() + GATE_SECONDS
+    while not Path(path).exists():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{GATE_SECONDS:g} s went by and there was no file {path}")
+        time.sleep(0.005)  # bounded polling: the other side is another process
+
+
+class PlainLog:
+    """Notes who called, in the order in which the calls ran."""
+
+    def __init__(self) -> None:
+        self.entries: list[tuple[str, int]] = []
+
+    def add(self, caller: str, n: int) -> int:
+        self.entries.append((caller, n))
+        return n
+
+    def count(self) -> int:
+        return len(self.entries)
+
+    def all(self) -> list[tuple[str, int]]:
+        return self.entries
+
+    def pid(self) -> int:
+        return os.getpid()
+
+    def hold(self, started: str, gate: str) -> str:
+        """Say that it runs, then wait for the gate."""
+        Path(started).touch()
+        wait_for_file(gate)
+        return gate
+
+    def append(self, path: str, line: Any) -> None:
+        """Note in a file, which outlives this actor."""
+        with Path(path).open("a") as file:
+            file.write(f"{line}\n")
+
+    def keep(self, value: Any) -> None:
+        """Keep what came, e.g. a handle."""
+        self.kept = value
+
+    def ask_kept(self, n: int) -> Any:
+        """Call the actor whose handle is kept."""
+        return ray.get(self.kept.add.remote("keeper", n), timeout=GATE_SECONDS)
+
+    def get_nested(self, refs: list[Any]) -> Any:
+        """Get another process's value."""
+        return ray.get(refs[0], timeout=GATE_SECONDS)
+
+    def flood_self(self, me: Any, calls: int) -> int:
+        """Call oneself; returns into how many windows the calls went."""
+        from celery_actors.client.current import require_process
+
+        for n in range(calls):
+            me.add.remote("self", n)
+        return require_process().outboxes[me._actor].windows
+
+    def large(self, size: int) -> bytes:
+        return b"x" * size
+
+    def exit_here(self, status: int) -> None:
+        os._exit(status)
+
+
+Log: Any = ray.remote(PlainLog)  # Any: a type checker takes a decorated class for itself
+
+
+class PlainStreamer:
+    """A caller of its own: calls a log again and again until told to stop."""
+
+    def stream(self, log: Any, name: str, stop: str, ahead: int = 50) -> int:
+        """Return how many calls were made; all of them are answered, in order."""
+        n = 0
+        deadline = time.monotonic() + 2 * GATE_SECONDS
+        while not Path(stop).exists():
+            assert time.monotonic() < deadline, "nobody stopped the stream"
+            refs = [log.add.remote(name, n + i) for i in range(ahead)]
+            assert ray.get(refs, timeout=GATE_SECONDS) == list(range(n, n + ahead))
+            n += ahead
+        return n
+
+    def pid(self) -> int:
+        return os.getpid()
+
+
+Streamer: Any = ray.remote(PlainStreamer)
+
+
+@ray.remote
+def pid_of_a_task(note: str, gate: str) -> int:
+    """Write the pid of the executor, then wait for the gate."""
+    path = Path(note)
+    path.with_suffix(".part").write_text(str(os.getpid()))
+    path.with_suffix(".part").rename(path)
+    wait_for_file(gate)
+    return os.getpid()

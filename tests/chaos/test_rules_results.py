@@ -1,0 +1,334 @@
+"""PROTOCOL, Commit, Waiting, Ref arguments: what is stored, pushed, announced, released."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from chaos_actors import Log
+from faults import cut_redis, gone, unacknowledged
+from raw import RawCaller
+from waiting import record_of, wait_until
+
+import celery_actors as ray
+from celery_actors.client.current import require_process
+from celery_actors.exceptions import ActorDiedError, OwnerDiedError
+from celery_actors.ids import mailbox_name, new_actor_id, new_caller_id, object_id
+from celery_actors.local import PrivateCluster
+from celery_actors.store.results import Commit, CommitRefused, Committer, Results
+
+pytestmark = pytest.mark.usefixtures("cluster")
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> tuple[str, str]:
+    return str(tmp_path / "started"), str(tmp_path / "gate")
+
+
+def open_gate(gate: tuple[str, str]) -> None:
+    Path(gate[1]).touch()
+
+
+def wait_started(gate: tuple[str, str]) -> None:
+    wait_until(Path(gate[0]).exists, "the call to run")
+
+
+def deafen() -> None:
+    """This process's pushes are lost, and its connection is not."""
+    replies = require_process().replies
+    replies._connection.send("UNSUBSCRIBE", replies.caller_channel)
+
+
+def committed(log: ray.ActorHandle[Any], sequence: int) -> bool:
+    process = require_process()
+    cursor: Any = process.redis.hget(process.results.cursors(log._actor), process.caller.hex())
+    return int(cursor or 0) >= sequence
+
+
+# -- commits -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def committer(brokers: PrivateCluster) -> Any:
+    process = require_process()
+    actor = new_actor_id()
+    key = f"ca:actor:{actor.hex()}"
+    process.redis.hset(key, "incarnation", "one")
+    results = Results(process.redis, "ca:", 60)
+    made = Committer(results, process.redis, key, actor, "one")
+    made.open()
+    yield made, results, key
+    made.close()
+    process.redis.delete(key, results.cursors(actor), *process.redis.keys("ca:r:" + "ab" * 8 + "*"))
+
+
+def commit_of(value: bytes, sequence: int = 1) -> Commit:
+    return Commit({object_id(b"\xab" * 8, sequence): value}, {"ab" * 8: sequence})
+
+
+def test_an_equal_commit_number_is_ok_and_applies_nothing(committer: Any) -> None:
+    made, results, _ = committer
+    made.send(commit_of(b"first"))
+    made.finish()
+    made._number -= 1  # as after an answer that was lost
+    made.send(commit_of(b"again"))
+    made.finish()
+    assert results.fetch([object_id(b"\xab" * 8, 1)]) == [b"first"]
+
+
+def test_a_commit_number_that_skips_is_refused(committer: Any) -> None:
+    made, results, _ = committer
+    made._number += 1
+    made.send(commit_of(b"skipped"))
+    with pytest.raises(CommitRefused, match="number"):
+        made.finish()
+    assert results.fetch([object_id(b"\xab" * 8, 1)]) == [None]
+
+
+def test_another_incarnations_commit_is_refused(committer: Any) -> None:
+    made, results, key = committer
+    require_process().redis.hset(key, "incarnation", "two")
+    made.send(commit_of(b"late"))
+    with pytest.raises(CommitRefused, match="incarnation"):
+        made.finish()
+    assert results.fetch([object_id(b"\xab" * 8, 1)]) == [None]
+
+
+def test_forgotten_scripts_are_loaded_again(committer: Any) -> None:
+    made, results, _ = committer
+    require_process().redis.script_flush()
+    made.send(commit_of(b"value"))
+    made.finish()
+    assert results.fetch([object_id(b"\xab" * 8, 1)]) == [b"value"]
+
+
+def test_a_refused_process_exits_without_acknowledging(
+    start_node: Any, brokers: PrivateCluster
+) -> None:
+    log = Log.remote()
+    pid = ray.get(log.pid.remote())
+    queue = mailbox_name(log._actor)
+    wait_until(lambda: unacknowledged(brokers, queue) == 0, "the acknowledgement of a call")
+    node_pid = next(n.pid for n in require_process().control.nodes())
+    os.kill(node_pid, signal.SIGSTOP)  # it would delete the mailbox of what it reaps
+    try:
+        key = f"ca:actor:{log._actor.hex()}"
+        incarnation = record_of(log).incarnation
+        require_process().redis.hset(key, "incarnation", "another")
+        ref = log.add.remote("me", 1)
+        wait_until(lambda: gone(pid), "the process to exit", 5)
+        process = require_process()
+        with process.mailbox.lock:
+            left = process.mailbox._need_channel().queue_declare(queue, passive=True)
+        assert left.message_count == 1, "its message is for the other incarnation"
+        assert not committed(log, 3)
+        process.redis.hset(key, "incarnation", incarnation)
+    finally:
+        os.kill(node_pid, signal.SIGCONT)
+    with pytest.raises(ActorDiedError, match="no longer the actor"):
+        ray.get(ref, timeout=15)
+
+
+def test_the_first_results_of_a_slow_batch_are_not_withheld(gate: tuple[str, str]) -> None:
+    log = Log.remote()
+    with RawCaller(log) as caller:
+        fast = [(n, n - 1, "add", ("raw", n)) for n in range(1, 31)]
+        caller.send(*fast, (31, 30, "hold", gate))
+        wait_started(gate)
+        caller.wait_for(30)  # the last ones finished while a commit was in flight
+        caller.listen()
+        assert caller.pushes[-1][0].cursor == 30
+        open_gate(gate)
+        caller.wait_for(31)
+
+
+def test_nothing_past_an_unexecuted_delivery_is_acknowledged(
+    gate: tuple[str, str], brokers: PrivateCluster, tmp_path: Path
+) -> None:
+    log = Log.remote()
+    first = str(tmp_path / "started1"), str(tmp_path / "gate1")
+    with RawCaller(log) as caller:
+        caller.send((1, 0, "hold", first))
+        for n in range(2, 6):
+            caller.add(n)
+        caller.send((6, 5, "hold", gate))
+        for n in range(7, 50):
+            caller.add(n)
+        queue = mailbox_name(log._actor)
+        wait_until(lambda: unacknowledged(brokers, queue) == 49, "all to be delivered")
+        open_gate(first)
+        wait_started(gate)
+        # The executor asks for acknowledgements when many are out; 1 to 5 are finished.
+        wait_until(lambda: unacknowledged(brokers, queue) < 49, "the acknowledgement of some")
+        assert unacknowledged(brokers, queue) >= 44
+        open_gate(gate)
+        caller.wait_for(49)
+        wait_until(lambda: unacknowledged(brokers, queue) == 0, "the acknowledgement of all")
+
+
+# -- stored values --------------------------------------------------------------------------
+
+
+def stored(ref: ray.ObjectRef[Any]) -> bool:
+    return require_process().results.fetch([ref.binary()]) != [None]
+
+
+def test_released_values_leave_redis() -> None:
+    log = Log.remote()
+    ref = log.add.remote("me", 1)
+    assert ray.get(ref) == 1
+    assert stored(ref)
+    oid = ref.binary()
+    del ref
+    process = require_process()
+    wait_until(lambda: process.results.fetch([oid]) == [None], "the value to leave Redis", 5)
+
+
+def test_held_values_are_extended() -> None:
+    log = Log.remote()
+    ref = log.add.remote("me", 1)
+    ray.get(ref)
+    process = require_process()
+    key = process.results.block(ref.binary()[:8], int.from_bytes(ref.binary()[8:16], "big"))
+    process.redis.pexpire(key, 20_000)
+    process.housekeeping._extend_due = 0.0
+    process.listener.wake()
+    wait_until(lambda: process.redis.pttl(key) > 100_000, "the value's life to be extended", 5)
+
+
+def test_calls_whose_refs_were_dropped_unsent_store_nothing(gate: tuple[str, str]) -> None:
+    log = Log.remote()
+    ray.get(log.pid.remote())
+    held = log.hold.remote(*gate)
+    wait_started(gate)
+    process = require_process()
+    with process.mailbox.lock:  # nothing can be sent meanwhile
+        refs = [log.add.remote("me", n) for n in range(5)]
+        oids = [ref.binary() for ref in refs]
+        del refs
+        kept = log.add.remote("me", 5)
+    open_gate(gate)
+    assert ray.get([held, kept]) == [gate[1], 5]
+    assert stored(kept)
+    assert process.results.fetch(oids) == [None] * 5
+    assert len(ray.get(log.all.remote())) == 6, "they ran all the same"
+
+
+def test_values_over_8_kb_are_announced() -> None:
+    log = Log.remote()
+    with RawCaller(log) as caller:
+        caller.send((1, 0, "large", (6_000,)))
+        caller.wait_for(1)
+        caller.send((2, 1, "large", (9_000,)))
+        caller.wait_for(2)
+        caller.listen()
+        (small, first), (large, second) = caller.pushes
+        assert first > 6_000
+        assert small.results[0].value is not None
+        assert second < 200
+        assert large.results[0].value is None
+    assert len(ray.get(log.large.remote(9_000))) == 9_000
+
+
+# -- waiting ---------------------------------------------------------------------------------
+
+
+def test_a_lost_push_is_no_lost_wake_up(gate: tuple[str, str]) -> None:
+    log = Log.remote()
+    ref = log.hold.remote(*gate)
+    wait_started(gate)
+    deafen()
+    found: list[str] = []
+    thread = threading.Thread(target=lambda: found.append(ray.get(ref, timeout=30)))
+    thread.start()
+    open_gate(gate)
+    wait_until(lambda: committed(log, 2) or stored(ref), "the commit")
+    assert not found
+    assert cut_redis(require_process().redis, "pubsub") >= 1
+    thread.join(4)  # before the oldest call would be looked at for want of progress
+    assert found == [gate[1]]
+
+
+def test_death_settles_what_the_store_knows_first() -> None:
+    log = Log.remote()
+    pid = ray.get(log.pid.remote())
+    deafen()
+    try:
+        ref = log.add.remote("me", 7)
+        wait_until(lambda: stored(ref), "the commit")
+        os.kill(pid, signal.SIGKILL)
+        later = log.add.remote("me", 8)
+        assert ray.get(ref, timeout=4) == 7
+        with pytest.raises(ActorDiedError):
+            ray.get(later, timeout=15)
+    finally:
+        cut_redis(require_process().redis, "pubsub")
+
+
+def test_a_waiter_for_anothers_value_is_registered_and_told(gate: tuple[str, str]) -> None:
+    log, other = Log.remote(), Log.remote()
+    ref = log.hold.remote(*gate)
+    wait_started(gate)
+    value = other.get_nested.remote([ref])
+    process = require_process()
+    key = process.results.waiters(process.caller)
+    wait_until(lambda: process.redis.hlen(key) == 1, "the waiter's place")
+    open_gate(gate)
+    assert ray.get(value, timeout=4) == gate[1]
+    assert process.redis.hlen(key) == 0
+    assert ray.get(other.get_nested.remote([ref]), timeout=4) == gate[1]
+
+
+def test_values_of_an_owner_that_ended_raise() -> None:
+    process = require_process()
+    caller = new_caller_id()
+    process.control.register_caller(
+        caller.hex(), process.job_id, lease=300, node_id=None, driver=False
+    )
+    ref = ray.ObjectRef.from_hex(object_id(caller, 1).hex())
+    found: list[BaseException | None] = []
+    thread = threading.Thread(target=lambda: found.append(ref.future().exception(timeout=15)))
+    thread.start()
+    wait_until(lambda: process.redis.hlen(process.results.waiters(caller)), "the waiter's place")
+    process.control.end_caller(caller.hex())
+    thread.join(20)
+    (error,) = found
+    assert isinstance(error, OwnerDiedError)
+    assert "never ran" in str(error)
+    process.redis.delete(process.results.waiters(caller))
+
+
+# -- ref arguments -----------------------------------------------------------------------------
+
+
+def test_the_caller_waits_for_ref_arguments(gate: tuple[str, str]) -> None:
+    slow, log = Log.remote(), Log.remote()
+    behind = [log.add.remote("me", slow.hold.remote(*gate)), log.add.remote("me", 2)]
+    wait_started(gate)
+    with RawCaller(log) as caller:
+        caller.add(1)
+        caller.wait_for(1)  # the actor itself waits for nobody
+        caller.send((2, 1, "count", ()))
+        caller.wait_for(2)
+    assert ray.wait(behind, num_returns=1, timeout=0.2)[0] == []
+    assert len(require_process().outboxes[log._actor].blocked) == 2, "both wait here"
+    open_gate(gate)
+    assert ray.get(behind, timeout=10) == [gate[1], 2]
+    assert ray.get(log.all.remote()) == [("raw", 1), ("me", gate[1]), ("me", 2)]
+
+
+def test_refs_of_earlier_calls_to_the_same_actor_go_at_once(gate: tuple[str, str]) -> None:
+    log = Log.remote()
+    held = log.hold.remote(*gate)
+    last = log.add.remote("me", held)
+    process = require_process()
+    process.flush()
+    box = process.outboxes[log._actor]
+    assert not box.blocked
+    assert not box.unsent
+    open_gate(gate)
+    assert ray.get(last, timeout=10) == gate[1]

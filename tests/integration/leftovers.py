@@ -1,0 +1,141 @@
+"""What a test module left behind: processes, queues, exchanges, Redis keys, shared memory."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import time
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import psutil
+import redis
+
+from celery_actors.local import PrivateCluster
+from celery_actors.local.address import SESSION_DIR_VARIABLE
+from celery_actors.local.rabbitmq import NODE_NAME, find_program
+
+# What may stay, and why. Anything else is a leak.
+ALLOWED_EXCHANGES = (
+    "amq.*",  # RabbitMQ's own
+    "celery*",  # Celery's default exchange and those of its remote control and events: durable,
+    "reply.celery.pidbox",  # declared by every worker, removed by none
+)
+ALLOWED_QUEUES = (
+    "celery",  # the default queue of a Celery worker, durable
+    "celery_actors",  # the same of our own app's
+)
+ALLOWED_KEYS: tuple[str, ...] = ()
+SHARED_MEMORY = Path("/dev/shm")
+SHARED_MEMORY_PREFIX = "ca-"
+
+
+def leftovers(brokers: PrivateCluster, shared_memory_before: Iterable[str] = ()) -> list[str]:
+    """Name everything in or around the cluster that is none of the servers' own."""
+    found = [f"process {line}" for line in foreign_processes(brokers)]
+    queues, exchanges = queues_and_exchanges(brokers)
+    found += [f"queue {name}" for name in queues if not _matches(name, ALLOWED_QUEUES)]
+    found += [f"exchange {name}" for name in exchanges if not _matches(name, ALLOWED_EXCHANGES)]
+    with redis.Redis.from_url(brokers.address.result_backend) as client:
+        keys = sorted(key.decode(errors="replace") for key in client.scan_iter(count=1000))
+    found += [f"Redis key {name}" for name in keys if not _matches(name, ALLOWED_KEYS)]
+    left = set(shared_memory_files(brokers)) - set(shared_memory_before)
+    found += [f"file {SHARED_MEMORY / name}" for name in sorted(left)]
+    return found
+
+
+def wait_for_none(
+    brokers: PrivateCluster, shared_memory_before: Iterable[str], seconds: float
+) -> list[str]:
+    """Give what is on its way out so long; returns what is left then."""
+    deadline = time.monotonic() + seconds
+    before = tuple(shared_memory_before)
+    while True:
+        left = leftovers(brokers, before)
+        if not left or time.monotonic() > deadline:
+            return left
+        time.sleep(0.1)  # bounded polling of outside processes
+
+
+def foreign_processes(brokers: PrivateCluster) -> list[str]:
+    """Processes that belong to the cluster and are not its servers."""
+    guardian = psutil.Process(brokers.guardian_pid)
+    own = {guardian.pid, *(child.pid for child in guardian.children(recursive=True))}
+    return [
+        f"{process.pid} {' '.join(process.cmdline())[:160]}"
+        for process in processes_of(brokers.session_dir)
+        if process.pid not in own
+    ]
+
+
+def processes_of(session: Path) -> list[psutil.Process]:
+    """Living processes whose environment names the session directory."""
+    mark = f"{SESSION_DIR_VARIABLE}={session}".encode()
+    found = []
+    for directory in Path("/proc").glob("[0-9]*"):
+        try:
+            environment = (directory / "environ").read_bytes()
+        except OSError:
+            continue
+        if mark in environment.split(b"\0"):
+            try:
+                process = psutil.Process(int(directory.name))
+                if process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+            except psutil.NoSuchProcess:
+                continue
+    return found
+
+
+def shared_memory_files(brokers: PrivateCluster | None = None) -> list[str]:
+    """Files of ours in shared memory: of that cluster, or of all on this machine."""
+    if not SHARED_MEMORY.is_dir():
+        return []
+    session = "celery-actors-*" if brokers is None else brokers.session_dir.name
+    patterns = (f"{SHARED_MEMORY_PREFIX}*", f"{session}/{SHARED_MEMORY_PREFIX}*")
+    return [
+        str(path.relative_to(SHARED_MEMORY))
+        for pattern in patterns
+        for path in SHARED_MEMORY.glob(pattern)
+    ]
+
+
+def queues_and_exchanges(brokers: PrivateCluster) -> tuple[list[str], list[str]]:
+    """Ask the broker's Erlang node itself: milliseconds, where rabbitmqctl takes seconds."""
+    erl = find_program("erl")
+    assert erl is not None
+    root = Path(erl).resolve().parent.parent
+    caller = next(root.glob("**/bin/erl_call"))
+    directory = brokers.session_dir / "rabbitmq"
+    start = (directory / "start").read_text()
+    epmd = re.search(r"^export ERL_EPMD_PORT=(\d+)$", start, re.MULTILINE)
+    assert epmd is not None
+    expression = (
+        "V = <<47>>, Names = fun(L) -> [binary_to_list(element(4, N)) || N <- L] end,"
+        " {Names(rabbit_amqqueue:list_names(V)), [], Names(rabbit_exchange:list_names())}."
+    )
+    cookie = (directory / ".erlang.cookie").read_text()
+    answer = subprocess.run(
+        [str(caller), "-c", cookie, "-n", NODE_NAME, "-e"],
+        input=expression + "\n",
+        env={**os.environ, "ERL_EPMD_PORT": epmd[1]},
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=True,
+    ).stdout
+    if not answer.startswith("{ok,"):
+        raise RuntimeError(f"the broker's node answered {answer!r}")
+    queues, _, exchanges = answer.partition("], [], [")
+    return _names(queues), [name for name in _names(exchanges) if name]
+
+
+def _names(answer: str) -> list[str]:
+    # As strings: of a binary erl_call shows only the beginning.
+    return sorted(re.findall(r'"([^"]*)"', answer))
+
+
+def _matches(name: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)

@@ -1,0 +1,215 @@
+"""Messages, values, pushes, orders, creations: round trips, and every altered byte noticed."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from celery_actors.exceptions import TamperedError
+from celery_actors.ids import (
+    celery_id,
+    mailbox_name,
+    object_id,
+    split_object_id,
+    task_of_celery_id,
+)
+from celery_actors.protocol.calls import CallFlag, decode_calls, encode_call, encode_calls
+from celery_actors.protocol.creation import (
+    Creation,
+    decode_creation,
+    decode_definition,
+    definition_digest,
+    encode_creation,
+    encode_definition,
+)
+from celery_actors.protocol.orders import Order, OrderKind, decode_order, encode_order, is_order
+from celery_actors.protocol.payload import (
+    Form,
+    decode_payload,
+    encode_arguments,
+    encode_body,
+    encode_stored,
+    split_stored,
+)
+from celery_actors.protocol.signing import Signer
+from celery_actors.protocol.values import (
+    Pushed,
+    ValueFlag,
+    decode_push,
+    decode_value,
+    encode_push,
+    encode_value,
+    pack_frames,
+    unpack_frames,
+)
+
+ACTOR, OTHER = bytes(range(16)), bytes(range(1, 17))
+CALLER = b"caller-1"
+OID = object_id(CALLER, 7, 1)
+SIGNER = Signer(b"k" * 32)
+CALLS = [
+    encode_call(5, 3, 5, 0, 1, b"increment", b"payload"),
+    encode_call(6, 5, 4, CallFlag.RELEASE, 0, b"", b"x/p"),
+    encode_call(9, 6, 9, 0, 65535, "größer".encode(), b""),
+]
+CREATION = Creation("digest", "Counter", 3, 0, b"arguments", ("/here",))
+
+Decode = Callable[[Signer, bytes], Any]
+FORMS: dict[str, tuple[bytes, Decode]] = {
+    "calls": (
+        encode_calls(SIGNER, ACTOR, CALLER, 5, CALLS),
+        lambda signer, data: decode_calls(signer, ACTOR, data),
+    ),
+    "value": (
+        encode_value(SIGNER, OID, 0, b"pickle", (ACTOR,), (OID,)),
+        lambda signer, data: decode_value(signer, OID, data),
+    ),
+    "push": (
+        encode_push(SIGNER, CALLER, ACTOR, 9, [Pushed(5, 0, b"v"), Pushed(6, 1, None)]),
+        lambda signer, data: decode_push(signer, CALLER, data),
+    ),
+    "order": (
+        encode_order(SIGNER, "queue", Order(OrderKind.KILL, "ab", "cd", "ef")),
+        lambda signer, data: decode_order(signer, "queue", data),
+    ),
+    "creation": (
+        encode_creation(SIGNER, ACTOR, CREATION),
+        lambda signer, data: decode_creation(signer, ACTOR, data),
+    ),
+    "definition": (
+        encode_definition(SIGNER, b"pickled"),
+        lambda signer, data: decode_definition(signer, data, "d"),
+    ),
+}
+
+
+@pytest.fixture(params=FORMS)
+def form(request: pytest.FixtureRequest) -> tuple[bytes, Decode]:
+    return FORMS[request.param]
+
+
+def test_every_altered_byte_is_noticed(form: tuple[bytes, Decode]) -> None:
+    data, decode = form
+    decode(SIGNER, data)
+    for place in range(len(data)):
+        for bit in (1, 128):
+            altered = bytearray(data)
+            altered[place] ^= bit
+            with pytest.raises(TamperedError):
+                decode(SIGNER, bytes(altered))
+
+
+def test_every_cut_and_every_addition_is_noticed(form: tuple[bytes, Decode]) -> None:
+    data, decode = form
+    for length in range(len(data)):
+        with pytest.raises(TamperedError):
+            decode(SIGNER, data[:length])
+    with pytest.raises(TamperedError):
+        decode(SIGNER, data + b"\0")
+
+
+def test_another_clusters_key_is_no_key(form: tuple[bytes, Decode]) -> None:
+    data, decode = form
+    with pytest.raises(TamperedError, match="without this cluster's key"):
+        decode(Signer(b"K" * 32), data)
+
+
+def test_what_was_signed_for_one_place_is_worthless_in_another() -> None:
+    for decode, name in (
+        (lambda data: decode_calls(SIGNER, OTHER, data), "calls"),
+        (lambda data: decode_value(SIGNER, object_id(CALLER, 7, 0), data), "value"),
+        (lambda data: decode_push(SIGNER, b"caller-2", data), "push"),
+        (lambda data: decode_order(SIGNER, "another", data), "order"),
+        (lambda data: decode_creation(SIGNER, OTHER, data), "creation"),
+    ):
+        with pytest.raises(TamperedError):
+            decode(FORMS[name][0])
+
+
+def test_calls_round_trip() -> None:
+    batch = decode_calls(SIGNER, ACTOR, FORMS["calls"][0])
+    assert (batch.actor, batch.caller, batch.floor) == (ACTOR, CALLER, 5)
+    first, second, third = batch.calls
+    assert first == (CALLER, 5, 3, 5, 0, 1, "increment", b"payload")
+    assert (second.flags, second.task, second.payload) == (CallFlag.RELEASE, 4, b"x/p")
+    assert (third.method, third.returns, third.payload) == ("größer", 65535, b"")
+
+
+def test_a_signed_message_that_is_cut_short_inside_is_refused() -> None:
+    """The count says more than there is: only somebody with the key could write it."""
+    body = encode_calls(SIGNER, ACTOR, CALLER, 5, [*CALLS, b"short"])
+    with pytest.raises(TamperedError, match="cut short"):
+        decode_calls(SIGNER, ACTOR, body)
+
+
+def test_values_round_trip() -> None:
+    value = decode_value(SIGNER, OID, encode_value(SIGNER, OID, ValueFlag.ERROR, b"pickle"))
+    assert (value.flags, bytes(value.payload)) == (ValueFlag.ERROR, b"pickle")
+    assert value.actors == value.objects == ()
+    value = decode_value(SIGNER, OID, FORMS["value"][0])
+    assert value.flags == ValueFlag.CONTAINS
+    assert (value.actors, value.objects, bytes(value.payload)) == ((ACTOR,), (OID,), b"pickle")
+
+
+def test_pushes_round_trip() -> None:
+    push = decode_push(SIGNER, CALLER, FORMS["push"][0])
+    assert (push.actor, push.cursor) == (ACTOR, 9)
+    assert list(push.results) == [Pushed(5, 0, b"v"), Pushed(6, 1, None)]
+    assert decode_push(SIGNER, CALLER, encode_push(SIGNER, CALLER, ACTOR, 1, [])).results == []
+
+
+def test_orders_round_trip() -> None:
+    for kind in OrderKind:
+        order = Order(kind, "ab", "cd", "ef")
+        data = encode_order(SIGNER, "queue", order)
+        assert is_order(data)
+        assert decode_order(SIGNER, "queue", data) == order
+    assert not is_order(FORMS["calls"][0])
+
+
+def test_creations_and_definitions_round_trip() -> None:
+    assert decode_creation(SIGNER, ACTOR, FORMS["creation"][0]) == CREATION
+    assert decode_definition(SIGNER, FORMS["definition"][0], "d") == b"pickled"
+    assert definition_digest(b"a") != definition_digest(b"b")
+
+
+def test_payloads_round_trip() -> None:
+    arguments = encode_arguments([(OID, b"value"), (OID, None)])
+    flags = CallFlag.ARGUMENTS | CallFlag.HANDLES
+    decoded = decode_payload(arguments + encode_body([b"pickle"], (ACTOR, OTHER)), flags)
+    assert decoded.arguments == [(OID, b"value"), (OID, None)]
+    assert decoded.actors == [ACTOR, OTHER]
+    assert (decoded.form, bytes(decoded.data)) == (Form.PLAIN, b"pickle")
+    framed = decode_payload(encode_body([b"pickle", b"buffer"], ()), 0)
+    assert framed.form == Form.FRAMES
+    assert [bytes(frame) for frame in unpack_frames(framed.data)] == [b"pickle", b"buffer"]
+    stored = decode_payload(encode_stored(OID, b"value", ()), 0)
+    assert (stored.form, split_stored(stored.data)) == (Form.STORED, (OID, b"value"))
+
+
+def test_frames_of_any_size() -> None:
+    frames = [b"", b"x", os.urandom(1000), bytearray(10)]
+    assert [bytes(frame) for frame in unpack_frames(pack_frames(frames))] == [*map(bytes, frames)]
+
+
+def test_ids() -> None:
+    assert split_object_id(object_id(CALLER, 2**64 - 1, 65535)) == (CALLER, 2**64 - 1, 65535)
+    assert task_of_celery_id(celery_id(CALLER, 77)) == (CALLER, 77)
+    assert mailbox_name(ACTOR) == "actor.000102030405060708090a0b0c0d0e0f"
+    with pytest.raises(ValueError, match="badly formed"):
+        task_of_celery_id("my-own-id")
+
+
+def test_the_signers_key_is_not_shown_and_does_not_pickle() -> None:
+    assert "k" * 8 not in repr(SIGNER)
+    with pytest.raises(TypeError):
+        pickle.dumps(SIGNER)
+
+
+def test_long_keys_count_whole() -> None:
+    a, b = Signer(b"x" * 100), Signer(b"x" * 99 + b"y")
+    assert a.sign(b"text") != b.sign(b"text")
