@@ -112,7 +112,27 @@ class _PlainPickler(pickle.Pickler):
         return NotImplemented
 
 
-class _ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
+class _CodePickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
+    """Cloudpickle that keeps where code was written.
+
+    Since 3.1.3 cloudpickle names every function's file ``<dynamic-code>``: tracebacks of
+    what travelled by value would then show neither file nor line.
+    """
+
+    def reducer_override(self, value: Any) -> Any:
+        if isinstance(value, types.CodeType):
+            make, arguments = self.dispatch_table[types.CodeType](value)
+            return _located_code, (value.co_filename, make, arguments)
+        return super().reducer_override(value)
+
+
+def _located_code(
+    file: str, make: Callable[..., types.CodeType], arguments: tuple[Any, ...]
+) -> types.CodeType:
+    return make(*arguments).replace(co_filename=file)
+
+
+class _ByValuePickler(_CodePickler):
     """Cloudpickle that also sends what lives in the user's own modules by value.
 
     Modules are registered with cloudpickle as they are met, since it looks each class up
@@ -140,7 +160,7 @@ class _ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped bas
             cloudpickle.unregister_pickle_by_value(module)
 
 
-class _ByNamePickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
+class _ByNamePickler(_CodePickler):
     """Cloudpickle that sends by name also what ``@remote`` has put its wrapper before."""
 
     registered: list[types.ModuleType]

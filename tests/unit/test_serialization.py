@@ -7,6 +7,7 @@ import pickletools
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -163,3 +164,12 @@ def test_only_a_thread_that_pickles_has_an_outgoing_record() -> None:
     dumped = dumps(Looks())
     assert seen[0] is dumped
     assert serialization.outgoing() is None
+
+
+def test_code_that_travels_by_value_keeps_its_file_and_line() -> None:
+    def outer() -> Callable[[], int]:
+        return lambda: 1
+
+    inner = back(outer)()
+    assert inner.__code__.co_filename == __file__
+    assert inner.__code__.co_firstlineno == outer.__code__.co_firstlineno + 1
