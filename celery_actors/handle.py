@@ -71,6 +71,8 @@ class ActorMethod:
         process = require_process()
         dumped, arguments = dump_arguments(args, kwargs, lambda: f"the arguments of {name}")
         returns = self._description.options.num_returns
+        assert returns is None or isinstance(returns, int)
+        returns = 1 if returns is None else returns
         entries = process.sender.call(
             handle._actor,
             self._name,

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-__all__ = ["ActorOptions", "MethodOptions", "TaskOptions", "units"]
+__all__ = ["STREAMING", "ActorOptions", "MethodOptions", "TaskOptions", "units"]
+
+
+#: ``num_returns`` of a generator: each value is there as it is yielded.
+STREAMING = "streaming"
 
 
 def units(amount: float) -> int:
@@ -56,20 +60,53 @@ class ActorOptions:
     :ivar num_gpus: GPUs; a fraction shares one, more than one must be whole.
     :ivar memory: bytes, counted for placement.
     :ivar resources: custom resources by name.
+    :ivar max_restarts: how often it is begun again when its process dies; -1: always.
+    :ivar max_task_retries: how often a call that the death of its process interrupted runs
+        again on the next incarnation; -1: always.  0: it raises ``ActorUnavailableError``.
     :ivar max_pending_calls: calls that one handle may have unresolved, -1: no bound of its
         own (the window of the process still holds callers back).
+    :ivar max_concurrency: calls that run at the same time; default 1, of a class with an
+        ``async def`` method 1000.
+    :ivar concurrency_groups: name to the number of calls that run at the same time in it.
+    :ivar name: under which ``get_actor`` finds it, unique in its namespace.
+    :ivar namespace: of the name; default: that of ``init()``.
+    :ivar get_if_exists: return the actor of that name if there is one.
     :ivar lifetime: ``None``, or ``"detached"``: it outlives its handles and its driver.
+    :ivar runtime_env: ``env_vars``, ``working_dir``, ``py_modules``, ``py_executable``.
+    :ivar scheduling_strategy: ``"DEFAULT"``, ``"SPREAD"`` or an object of
+        :mod:`celery_actors.util.scheduling_strategies`.
+    :ivar label_selector: labels that its node must have.
     """
 
     num_cpus: float | None = None
     num_gpus: float | None = None
     memory: float | None = None
     resources: Mapping[str, float] = field(default_factory=dict)
+    max_restarts: int = 0
+    max_task_retries: int = 0
     max_pending_calls: int = -1
+    max_concurrency: int | None = None
+    concurrency_groups: Mapping[str, int] = field(default_factory=dict)
+    name: str | None = None
+    namespace: str | None = None
+    get_if_exists: bool = False
     lifetime: str | None = None
+    runtime_env: Mapping[str, Any] | None = None
+    scheduling_strategy: Any = None
+    label_selector: Mapping[str, str] | None = None
 
     def __post_init__(self) -> None:
         _check_resources(self)
+        _check_count("max_restarts", self.max_restarts, -1)
+        _check_count("max_task_retries", self.max_task_retries, -1)
+        if self.max_concurrency is not None:
+            _check_count("max_concurrency", self.max_concurrency, 1)
+        for group, limit in self.concurrency_groups.items():
+            _check_count(f"concurrency_groups[{group!r}]", limit, 1)
+        _check_name("name", self.name)
+        _check_name("namespace", self.namespace)
+        if self.get_if_exists and not self.name:
+            raise ValueError("get_if_exists=True needs a name: which actor is it to be?")
         if self.lifetime not in (None, "non_detached", "detached"):
             raise ValueError(f"lifetime must be None or 'detached', not {self.lifetime!r}")
         if self.max_pending_calls == 0 or self.max_pending_calls < -1:
@@ -93,22 +130,33 @@ class TaskOptions:
     """Options of ``@remote`` on a function, and of ``function.options()``.
 
     :ivar num_cpus: CPUs held while the task runs; default 1 (as Ray's).
-    :ivar num_returns: number of return values; 0: none is kept.
+    :ivar num_returns: number of return values; 0: none is kept; ``"streaming"``: what a
+        generator yields, each as it comes.  ``None``: 1, of a generator function
+        ``"streaming"``.
     :ivar max_retries: how often it is tried again when its process dies; -1: always.
+    :ivar retry_exceptions: try again also when it raises (one of) these; ``True``: any.
+    :ivar name: under which tools show it.
+    :ivar runtime_env, scheduling_strategy, label_selector: as of an actor.
     """
 
     num_cpus: float | None = None
     num_gpus: float | None = None
     memory: float | None = None
     resources: Mapping[str, float] = field(default_factory=dict)
-    num_returns: int = 1
+    num_returns: int | str | None = None
     max_retries: int = 3
+    retry_exceptions: bool | Sequence[type[BaseException]] = False
+    name: str | None = None
+    runtime_env: Mapping[str, Any] | None = None
+    scheduling_strategy: Any = None
+    label_selector: Mapping[str, str] | None = None
+    _generator_backpressure_num_objects: int = -1
 
     def __post_init__(self) -> None:
         _check_resources(self)
         _check_returns(self.num_returns)
-        if self.max_retries < -1:
-            raise ValueError("max_retries must be -1 (always) or more")
+        _check_count("max_retries", self.max_retries, -1)
+        _check_exceptions(self.retry_exceptions)
 
     def updated(self, **changes: Any) -> TaskOptions:
         """Return these options with some changed.
@@ -125,12 +173,28 @@ class TaskOptions:
 
 @dataclass(frozen=True, slots=True)
 class MethodOptions:
-    """Options of ``@method`` and of ``handle.method.options()``."""
+    """Options of ``@method`` and of ``handle.method.options()``.
 
-    num_returns: int = 1
+    :ivar num_returns: as of a task.
+    :ivar max_task_retries: as of an actor, which it overrides; ``None``: the actor's.
+    :ivar retry_exceptions: run the call again, in its place, also when it raises (one of)
+        these; ``True``: any.  At most ``max_task_retries`` times.
+    :ivar concurrency_group: in which of the actor's groups it runs.
+    :ivar name: under which tools show the call.
+    """
+
+    num_returns: int | str | None = None
+    max_task_retries: int | None = None
+    retry_exceptions: bool | Sequence[type[BaseException]] = False
+    concurrency_group: str | None = None
+    name: str | None = None
+    _generator_backpressure_num_objects: int = -1
 
     def __post_init__(self) -> None:
         _check_returns(self.num_returns)
+        if self.max_task_retries is not None:
+            _check_count("max_task_retries", self.max_task_retries, -1)
+        _check_exceptions(self.retry_exceptions)
 
     def updated(self, **changes: Any) -> MethodOptions:
         """Return these options with some changed.
@@ -142,8 +206,40 @@ class MethodOptions:
 
 
 def _check_returns(value: Any) -> None:
+    if value is None or value == STREAMING or value == "dynamic":
+        return
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 65536:
-        raise ValueError(f"num_returns must be a whole number of 0 or more, not {value!r}")
+        raise ValueError(
+            f"num_returns must be a whole number of 0 or more, or 'streaming', not {value!r}"
+        )
+
+
+def _check_count(name: str, value: Any, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be a whole number, not {value!r}")
+    if value < least:
+        meaning = f"{least} (no end) or more" if least < 0 else f"{least} or more"
+        raise ValueError(f"{name} must be {meaning}, not {value}")
+
+
+def _check_exceptions(value: Any) -> None:
+    if isinstance(value, bool):
+        return
+    if not isinstance(value, (list, tuple)) or not all(
+        isinstance(kind, type) and issubclass(kind, BaseException) for kind in value
+    ):
+        raise TypeError(
+            f"retry_exceptions must be True, False or a list of exception classes, not {value!r}"
+        )
+
+
+def _check_name(what: str, value: Any) -> None:
+    if value is None:
+        return
+    if not isinstance(value, str):
+        raise TypeError(f"{what} must be a string, not {value!r}")
+    if not value:
+        raise ValueError(f"{what} must not be empty")
 
 
 def _check_names(kind: type, changes: Mapping[str, Any], what: str) -> None:

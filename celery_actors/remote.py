@@ -219,15 +219,18 @@ class RemoteFunction:
         digest = self._definitions.digest(process, self._function, name)
         dumped, arguments = dump_arguments(args, kwargs, lambda: f"the arguments of {name}")
         options = self._options
+        returns = options.num_returns
+        assert returns is None or isinstance(returns, int)
+        returns = 1 if returns is None else returns
         entries = process.executors.submit(
             self._shape(process),
             digest,
             dumped,
             arguments,
-            options.num_returns,
+            returns,
             options.max_retries,
         )
-        if options.num_returns == 1:
+        if returns == 1:
             return ObjectRef(entries[0])
         return [ObjectRef(entry) for entry in entries] if entries else None
 
