@@ -206,7 +206,7 @@ class MethodOptions:
 
 
 def _check_returns(value: Any) -> None:
-    if value is None or value == STREAMING or value == "dynamic":
+    if value in (None, STREAMING, "dynamic"):
         return
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 65536:
         raise ValueError(
