@@ -20,6 +20,7 @@ Example::
 from celery_actors import exceptions
 from celery_actors.api import (
     available_resources,
+    cancel,
     cluster_resources,
     get,
     get_gpu_ids,
@@ -32,6 +33,7 @@ from celery_actors.api import (
     shutdown,
     wait,
 )
+from celery_actors.generators import ObjectRefGenerator
 from celery_actors.handle import ActorHandle
 from celery_actors.refs import ObjectRef
 from celery_actors.remote import method, remote
@@ -39,7 +41,9 @@ from celery_actors.remote import method, remote
 __all__ = [
     "ActorHandle",
     "ObjectRef",
+    "ObjectRefGenerator",
     "available_resources",
+    "cancel",
     "cluster_resources",
     "exceptions",
     "get",

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from typing import Any, TypeVar, overload
 
 from celery_actors import serialization
+from celery_actors.client.cancelling import cancel as cancel_call
 from celery_actors.client.creation import kill_actor
 from celery_actors.client.current import require_process
+from celery_actors.generators import ObjectRefGenerator
 from celery_actors.handle import ActorHandle, actor_id_of
 from celery_actors.ids import mailbox_name
 from celery_actors.refs import ObjectRef
@@ -16,6 +18,7 @@ from celery_actors.worker.context import current_assignment
 
 __all__ = [
     "available_resources",
+    "cancel",
     "cluster_resources",
     "get",
     "get_gpu_ids",
@@ -134,6 +137,29 @@ def kill(actor: ActorHandle[Any], *, no_restart: bool = True) -> None:
     process = require_process()
     process.flush()
     kill_actor(process, actor_id, "it was killed with kill()")
+
+
+def cancel(
+    ref: ObjectRef[Any] | ObjectRefGenerator[Any], *, force: bool = False, recursive: bool = True
+) -> None:
+    """Cancel the call that produces ``ref``; does nothing if it is over.
+
+    What waits is not run; a running ``async def`` method is cancelled; in a running plain
+    method ``get_runtime_context().is_canceled()`` becomes true; a running task is
+    interrupted (KeyboardInterrupt).  Getting the ref raises ``TaskCancelledError``.
+
+    :param force: kill the process of a running task.
+    :param recursive: cancel also what the call has called.
+    :raises TypeError: ``ref`` is neither a ref nor a generator.
+    :raises ValueError: ``force`` of an actor's call.
+    """
+    if isinstance(ref, ObjectRefGenerator):
+        entry = ref.end
+    elif isinstance(ref, ObjectRef):
+        entry = ref.entry
+    else:
+        raise TypeError(f"cancel() takes an ObjectRef, not {ref!r:.100}")
+    cancel_call(require_process(), entry, force, recursive)
 
 
 def mailbox_of(actor: ActorHandle[Any]) -> str:

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
 from celery_actors import serialization
 from celery_actors.client.current import require_process
 from celery_actors.client.holds import Hold
-from celery_actors.options import MethodOptions
+from celery_actors.generators import ObjectRefGenerator
+from celery_actors.options import STREAMING, MethodOptions
+from celery_actors.protocol.call_options import CallOptions, encode_options
 from celery_actors.refs import ObjectRef
 from celery_actors.signatures import ParameterList
 from celery_actors.submission import dump_arguments
 
-__all__ = ["ActorHandle", "ActorMethod", "ClassDescription", "MethodDescription"]
+__all__ = [
+    "ActorHandle",
+    "ActorMethod",
+    "ClassDescription",
+    "MethodDescription",
+    "check_group",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -27,10 +35,70 @@ _DEFAULT = MethodOptions()
 
 @dataclass(frozen=True, slots=True)
 class MethodDescription:
-    """What a handle knows of a method."""
+    """What a handle knows of a method.
+
+    :ivar max_task_retries: of the actor; the method's own goes before.
+    :ivar generator: it yields its values.
+    :ivar encoded: the options that travel with each call.
+    """
 
     parameters: ParameterList
     options: MethodOptions = _DEFAULT
+    max_task_retries: int = 0
+    generator: bool = False
+    encoded: bytes = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        options = self.options
+        retries = options.max_task_retries
+        exceptions = options.retry_exceptions
+        object.__setattr__(
+            self,
+            "encoded",
+            encode_options(
+                CallOptions(
+                    self.max_task_retries if retries is None else retries,
+                    exceptions if isinstance(exceptions, bool) else tuple(exceptions),
+                    options.concurrency_group,
+                    options.name,
+                    self.streams,
+                    options._generator_backpressure_num_objects,
+                )
+            ),
+        )
+
+    @property
+    def streams(self) -> bool:
+        """Whether its values leave as they are yielded: the default of generators."""
+        returns = self.options.num_returns
+        return returns == STREAMING or (returns is None and self.generator)
+
+    @property
+    def returns(self) -> int:
+        """The number of return values; of a stream one, their number."""
+        returns = self.options.num_returns
+        return returns if isinstance(returns, int) else 1
+
+    def updated(self, groups: Collection[str], changes: Mapping[str, Any]) -> MethodDescription:
+        """Return the description with options changed.
+
+        :param groups: the actor's concurrency groups.
+        :raises TypeError, ValueError: an unknown option; a value that makes no sense.
+        """
+        options = self.options.updated(**changes)
+        check_group(options, groups)
+        return replace(self, options=options)
+
+
+def check_group(options: MethodOptions, groups: Collection[str]) -> None:
+    """Check that the actor has the group that a method is to run in.
+
+    :raises ValueError: it has not.
+    """
+    group = options.concurrency_group
+    if group is not None and group not in groups:
+        known = f"it has {', '.join(sorted(groups))}" if groups else "it has none"
+        raise ValueError(f"the actor has no concurrency group {group!r}: {known}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +108,14 @@ class ClassDescription:
     name: str
     methods: Mapping[str, MethodDescription]
     max_pending_calls: int = -1
+    groups: tuple[str, ...] = ()
 
 
 #: Methods that every actor has (as Ray's).
-_SYSTEM = {name: MethodDescription(_FREE) for name in ("__ray_ready__", "__ray_call__")}
+_SYSTEM = {
+    name: MethodDescription(_FREE)
+    for name in ("__ray_ready__", "__ray_call__", "__ray_terminate__")
+}
 
 
 class ActorMethod:
@@ -60,19 +132,18 @@ class ActorMethod:
         """Call the method; returns at once.
 
         :returns: an :class:`ObjectRef`, a list of them where ``num_returns`` is more than
-            one, ``None`` where it is 0.
+            one, ``None`` where it is 0; of a generator an :class:`ObjectRefGenerator`.
         :raises TypeError: the arguments don't fit the method.
         :raises SerializationError: an argument can't be pickled.
         :raises PendingCallsLimitExceeded: too many calls wait unresolved.
         """
         handle = self._handle
         name = f"{handle._description.name}.{self._name}"
-        self._description.parameters.check(name, args, kwargs)
+        description = self._description
+        description.parameters.check(name, args, kwargs)
         process = require_process()
         dumped, arguments = dump_arguments(args, kwargs, lambda: f"the arguments of {name}")
-        returns = self._description.options.num_returns
-        assert returns is None or isinstance(returns, int)
-        returns = 1 if returns is None else returns
+        returns = description.returns
         entries = process.sender.call(
             handle._actor,
             self._name,
@@ -80,8 +151,12 @@ class ActorMethod:
             arguments,
             returns,
             handle._description.max_pending_calls,
+            description.encoded,
         )
         if returns == 1:
+            if description.streams:
+                window = description.options._generator_backpressure_num_objects
+                return ObjectRefGenerator(process.streams.open(entries[0], window))
             return ObjectRef(entries[0])
         return [ObjectRef(entry) for entry in entries] if entries else None
 
@@ -89,10 +164,9 @@ class ActorMethod:
         """Return the method with options changed, e.g. ``num_returns=2``.
 
         :raises TypeError: there is no such option.
+        :raises ValueError: an option's value makes no sense; the actor has no such group.
         """
-        description = MethodDescription(
-            self._description.parameters, self._description.options.updated(**changes)
-        )
+        description = self._description.updated(self._handle._description.groups, changes)
         return ActorMethod(self._handle, self._name, description)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:

@@ -4,7 +4,9 @@
 caller id   8 B    random, one a process; a forked child takes a new one
 task id     16 B   caller id followed by the caller's rising sequence number (a valid
                    128-bit Celery task id that also says who and in which order)
-object id   18 B   task id followed by the index of the return value
+object id   18 B   task id followed by the index of the return value; of what a generator
+                   yields, the number of the 65,536s of its index stands, from 1 on, in the
+                   sequence's upper 16 bits
 actor id    16 B   random
 ==========  =====  ===================================================================
 
@@ -20,7 +22,10 @@ from struct import Struct
 __all__ = [
     "CALLER_BYTES",
     "OBJECT_BYTES",
+    "actor_hostname",
     "celery_id",
+    "item_of_sequence",
+    "item_sequence",
     "mailbox_name",
     "new_actor_id",
     "new_caller_id",
@@ -33,6 +38,7 @@ __all__ = [
 CALLER_BYTES = 8
 OBJECT_BYTES = 18
 _OBJECT = Struct(">8sQH")
+_TASK_BITS = 48
 
 
 def new_caller_id() -> bytes:
@@ -56,6 +62,19 @@ def split_object_id(oid: bytes) -> tuple[bytes, int, int]:
     return caller, sequence, index
 
 
+def item_sequence(task: int, index: int) -> tuple[int, int]:
+    """Return sequence and index, in its object id, of the ``index``-th value of a generator."""
+    return task | ((index >> 16) + 1) << _TASK_BITS, index & 0xFFFF
+
+
+def item_of_sequence(sequence: int, place: int) -> tuple[int, int] | None:
+    """Return task sequence and index of a generator's value; ``None``: it is no such value."""
+    chunk = sequence >> _TASK_BITS
+    if not chunk:
+        return None
+    return sequence & ((1 << _TASK_BITS) - 1), (chunk - 1) << 16 | place
+
+
 def celery_id(caller: bytes, sequence: int) -> str:
     """Return the task id of a call as Celery writes it (a dashed UUID)."""
     return str(uuid.UUID(bytes=caller + sequence.to_bytes(8, "big")))
@@ -68,6 +87,11 @@ def task_of_celery_id(task_id: str) -> tuple[bytes, int]:
     """
     raw = uuid.UUID(task_id).bytes
     return raw[:CALLER_BYTES], int.from_bytes(raw[CALLER_BYTES:], "big")
+
+
+def actor_hostname(class_name: str, actor_id: str, host: str) -> str:
+    """Return the name under which Celery's tools show an actor."""
+    return f"{class_name}.{actor_id[:8]}@{host}"
 
 
 def mailbox_name(actor: bytes) -> str:

@@ -7,8 +7,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-__all__ = ["STREAMING", "ActorOptions", "MethodOptions", "TaskOptions", "units"]
+__all__ = [
+    "METHOD_OPTIONS",
+    "STREAMING",
+    "ActorOptions",
+    "MethodOptions",
+    "TaskOptions",
+    "units",
+]
 
+
+#: The attribute in which ``@method`` leaves a method's options.
+METHOD_OPTIONS = "__celery_actors_method__"
 
 #: ``num_returns`` of a generator: each value is there as it is yielded.
 STREAMING = "streaming"

@@ -9,9 +9,9 @@ from typing import Any, Generic, TypeVar
 from celery_actors import serialization
 from celery_actors.client.current import require_process
 from celery_actors.client.objects import Entry
-from celery_actors.ids import celery_id, split_object_id
+from celery_actors.ids import celery_id, item_of_sequence, split_object_id
 
-__all__ = ["ObjectRef"]
+__all__ = ["ObjectRef", "task_id_of"]
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -53,8 +53,7 @@ class ObjectRef(Generic[T_co]):
 
         ``celery.result.AsyncResult(ref.task_id())`` reads the same result.
         """
-        caller, sequence, _ = split_object_id(self._entry.oid)
-        return celery_id(caller, sequence)
+        return task_id_of(self._entry)
 
     @classmethod
     def from_hex(cls, text: str) -> ObjectRef[Any]:
@@ -99,6 +98,13 @@ class ObjectRef(Generic[T_co]):
         entry = getattr(self, "_entry", None)
         if entry is not None:
             entry.dropped_refs.append(entry)
+
+
+def task_id_of(entry: Entry) -> str:
+    """Return the id of the call that produces an object, as Celery writes it."""
+    caller, sequence, place = split_object_id(entry.oid)
+    item = item_of_sequence(sequence, place)
+    return celery_id(caller, sequence if item is None else item[0])
 
 
 def split_object_id_checked(oid: bytes) -> None:

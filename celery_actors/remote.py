@@ -15,10 +15,19 @@ from celery_actors.client.current import require_process
 from celery_actors.client.executors import Shape
 from celery_actors.client.process import Process
 from celery_actors.control import ActorSpec
-from celery_actors.handle import ActorHandle, ClassDescription, MethodDescription
+from celery_actors.generators import ObjectRefGenerator
+from celery_actors.handle import ActorHandle, ClassDescription, MethodDescription, check_group
 from celery_actors.ids import new_actor_id
-from celery_actors.options import ActorOptions, MethodOptions, TaskOptions
+from celery_actors.options import (
+    METHOD_OPTIONS,
+    STREAMING,
+    ActorOptions,
+    MethodOptions,
+    TaskOptions,
+)
+from celery_actors.protocol.call_options import CallOptions, encode_options
 from celery_actors.protocol.calls import CallFlag
+from celery_actors.protocol.concurrency import concurrency_of
 from celery_actors.protocol.creation import (
     Creation,
     definition_digest,
@@ -37,7 +46,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 
-_METHOD_OPTIONS = "__celery_actors_method__"
+_DEFAULT = MethodOptions()
 
 
 class _Definitions:
@@ -97,6 +106,7 @@ class ActorClass(Generic[T]):
         """
         name = self._kind.__name__
         self._constructor().check(name, args, kwargs)
+        methods = self._described()
         process = require_process()
         digest = self._definitions.digest(process, self._kind, name)
         dumped, arguments = dump_arguments(
@@ -114,10 +124,15 @@ class ActorClass(Generic[T]):
         actor = new_actor_id()
         sequence = begin_actor(process, actor, kept)
         options = self._options
+        concurrency = concurrency_of(
+            self._kind, options.max_concurrency, options.concurrency_groups
+        )
 
         def create() -> None:
             values = encode_arguments([(e.oid, e.blob) for e in arguments]) if arguments else b""
-            creation = Creation(digest, name, sequence, flags, values + payload, _own_paths())
+            creation = Creation(
+                digest, name, sequence, flags, values + payload, _own_paths(), concurrency
+            )
             # Written before the actor exists, so that a handle inside its arguments can't
             # lose its last hold on the way.
             owner = f"{process.caller.hex()}/c{sequence}:{actor.hex()}"
@@ -136,7 +151,9 @@ class ActorClass(Generic[T]):
             create_actor(process, spec)
 
         hold = create_when_ready(process, actor, arguments, create)
-        description = ClassDescription(name, self._described(), self._options.max_pending_calls)
+        description = ClassDescription(
+            name, methods, options.max_pending_calls, tuple(options.concurrency_groups)
+        )
         return ActorHandle(actor, description, hold)
 
     def options(self, **changes: Any) -> ActorClass[T]:
@@ -165,9 +182,15 @@ class ActorClass(Generic[T]):
                     continue
                 if isinstance(raw, type) or not callable(function):
                     continue
-                options = getattr(function, _METHOD_OPTIONS, None) or MethodOptions()
+                options = getattr(function, METHOD_OPTIONS, None) or _DEFAULT
+                check_group(options, self._options.concurrency_groups)
                 skip = not isinstance(raw, staticmethod)
-                methods[name] = MethodDescription(parameters_of(function, skip), options)
+                methods[name] = MethodDescription(
+                    parameters_of(function, skip),
+                    options,
+                    self._options.max_task_retries,
+                    _generates(function),
+                )
             self._methods = methods
         return self._methods
 
@@ -185,6 +208,10 @@ class ActorClass(Generic[T]):
         return ActorClass, (self._kind, self._options)
 
 
+def _generates(function: Callable[..., Any]) -> bool:
+    return inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
+
+
 class RemoteFunction:
     """A function that runs elsewhere: ``function.remote(…)`` submits a task."""
 
@@ -199,6 +226,19 @@ class RemoteFunction:
         self._definitions = definitions or _Definitions()
         self._parameters = parameters_of(function)
         self._shapes: dict[str, Shape] = {}
+        self._streams = options.num_returns == STREAMING or (
+            options.num_returns is None and _generates(function)
+        )
+        exceptions = options.retry_exceptions
+        self._encoded = encode_options(
+            CallOptions(
+                options.max_retries if exceptions else 0,
+                exceptions if isinstance(exceptions, bool) else tuple(exceptions),
+                name=options.name,
+                streams=self._streams,
+                window=options._generator_backpressure_num_objects,
+            )
+        )
         self.__name__ = getattr(function, "__name__", "function")
         self.__qualname__ = getattr(function, "__qualname__", self.__name__)
         self.__doc__ = function.__doc__
@@ -219,9 +259,7 @@ class RemoteFunction:
         digest = self._definitions.digest(process, self._function, name)
         dumped, arguments = dump_arguments(args, kwargs, lambda: f"the arguments of {name}")
         options = self._options
-        returns = options.num_returns
-        assert returns is None or isinstance(returns, int)
-        returns = 1 if returns is None else returns
+        returns = options.num_returns if isinstance(options.num_returns, int) else 1
         entries = process.executors.submit(
             self._shape(process),
             digest,
@@ -229,8 +267,12 @@ class RemoteFunction:
             arguments,
             returns,
             options.max_retries,
+            self._encoded,
         )
         if returns == 1:
+            if self._streams:
+                window = options._generator_backpressure_num_objects
+                return ObjectRefGenerator(process.streams.open(entries[0], window))
             return ObjectRef(entries[0])
         return [ObjectRef(entry) for entry in entries] if entries else None
 
@@ -312,7 +354,7 @@ def method(**options: Any) -> Callable[[F], F]:
     described = MethodOptions().updated(**options)
 
     def decorate(function: F) -> F:
-        setattr(function, _METHOD_OPTIONS, described)
+        setattr(function, METHOD_OPTIONS, described)
         return function
 
     return decorate

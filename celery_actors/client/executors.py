@@ -78,6 +78,7 @@ class Executors:
         self._process = process
         self._pools: dict[Shape, _Pool] = {}
         self._by_executor: dict[bytes, _Pool] = {}
+        self._awaiting: dict[int, PendingCall] = {}  # tasks whose ref arguments are not there
         self._reclaim = False
 
     # -- submitting ------------------------------------------------------------------
@@ -90,14 +91,18 @@ class Executors:
         arguments: tuple[Entry, ...],
         returns: int,
         retries: int,
+        options: bytes = b"",
     ) -> tuple[Entry, ...]:
         """Submit a task; returns the entries of its return values.
 
         :param retries: how often it is tried again when its executor dies, -1: always.
+        :param options: encoded (see protocol.call_options).
         :raises InsufficientResources: no node is large enough for the shape.
         """
         process = self._process
         payload, flags, kept = process.sender.payload(dumped)
+        if options:
+            flags |= CallFlag.OPTIONS
         if arguments:
             flags |= CallFlag.ARGUMENTS
             process.recovery.resolve_foreign([e for e in arguments if e.foreign and e.pending])
@@ -122,6 +127,8 @@ class Executors:
                 arguments=arguments,
                 kept=kept,
                 retries=retries,
+                options=options,
+                parent=process.parent_task(),
             )
             call.on_done = lambda done: self._done(pool, done)
             call.on_failed = lambda failed, error: self._failed(pool, failed, error)
@@ -130,6 +137,7 @@ class Executors:
             self._hold(call, dumped)
         with process.lock:
             if awaited:
+                self._awaiting[call.task] = call
                 process.objects.when_settled(awaited, lambda: self._make_ready(pool, call))
             else:
                 pool.ready.append(call)
@@ -151,6 +159,8 @@ class Executors:
         process = self._process
         process.sender.settle_argument_errors(call.arguments)
         with process.lock:
+            if self._awaiting.pop(call.task, None) is None:
+                return  # it was cancelled meanwhile
             pool.ready.append(call)
             self._dispatch(pool)
         process.flush()
@@ -333,10 +343,31 @@ class Executors:
             elif actor in pool.requested:
                 pool.requested[actor] = now
 
+    def leases(self, actor: bytes) -> bool:
+        """Whether an actor is an executor that this process has.  Under the lock."""
+        return actor in self._by_executor
+
+    def take_waiting(self, task: int) -> PendingCall | None:
+        """Take a task back that no executor has yet.  Under the lock."""
+        awaiting = self._awaiting.pop(task, None)
+        if awaiting is not None:
+            return awaiting
+        for pool in self._pools.values():
+            for call in pool.ready:
+                if call.task == task:
+                    pool.ready.remove(call)
+                    return call
+        return None
+
+    def waiting_children(self, parent: bytes) -> list[Entry]:
+        """Return values of tasks that a call made and no executor has yet.  Under the lock."""
+        waiting = [*self._awaiting.values(), *(c for p in self._pools.values() for c in p.ready)]
+        return [call.entries[0] for call in waiting if call.parent == parent and call.entries]
+
     @property
     def busy(self) -> bool:
         """Whether a task waits or runs.  Under the lock."""
-        return any(
+        return bool(self._awaiting) or any(
             pool.ready or any(lease.task for lease in pool.leases.values())
             for pool in self._pools.values()
         )

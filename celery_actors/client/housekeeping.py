@@ -49,6 +49,7 @@ class Housekeeping:
     def collect(self) -> None:
         """Count down dropped refs and send the releases of dropped holds.  Under the lock."""
         process = self._process
+        process.streams.collect()
         for entry in process.objects.collect():
             if not entry.pending or entry.foreign:
                 self.discard(entry)

@@ -42,6 +42,7 @@ def after_fork(process: Process) -> None:
     process.driver, process.leads_job = True, False
     # A child of an actor process is not that actor: it calls it as anybody does.
     process.actor_id, process.actor_hex, process.on_blocked = None, "", None
+    process.parent_task = lambda: None
     process.segments.reopen(f"{process.job_id}.{process.caller.hex()}")
     process.make_parts()
     _register(process)
@@ -88,6 +89,7 @@ def _rename(process: Process) -> None:
     process.objects.after = after  # futures that were settled just now
     process.holds = HoldTable(process.caller.hex())
     process.outboxes, process.dirty, process.sequence = {}, {}, 0
+    process.streams.abandon()
     for entry in old.values():
         entry.foreign, entry.escaped = True, True
         entry.dropped_refs = process.objects.dropped

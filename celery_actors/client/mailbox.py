@@ -9,6 +9,7 @@ the sender just the same.
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable
 from struct import pack
@@ -154,6 +155,23 @@ class Mailbox:
     def order(self, queue: str, order: Order) -> None:
         """Publish an order.  Called with :attr:`lock` held."""
         self.publish(queue, encode_order(self._signer, queue, order), ORDER_TASK)
+
+    def cancel(self, hostname: str, queue: str, order: Order) -> None:
+        """Tell an actor's process past its mailbox, through Celery's remote control.
+
+        Called with :attr:`lock` held.  The order is signed for the mailbox, as others are.
+        """
+        body = {
+            "method": "actors_cancel",
+            "arguments": {"order": encode_order(self._signer, queue, order).hex()},
+            "destination": [hostname],
+        }
+        message = amqp.Message(
+            json.dumps(body), content_type="application/json", content_encoding="utf-8"
+        )
+        # To the one worker's own queue, not to the exchange that all of them listen on.
+        channel = self._need_channel()
+        channel.basic_publish(message, exchange="", routing_key=f"{hostname}.celery.pidbox")
 
     def declare(self, queue: str) -> None:
         """Declare an actor's queue, without waiting.  Called with :attr:`lock` held.

@@ -13,11 +13,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from time import monotonic
 from typing import Any
 
 from celery_actors.client.objects import Entry, ObjectState, ObjectTable, Waiter
 from celery_actors.protocol.calls import CallFlag, encode_call
+from celery_actors.protocol.cursors import Cursor
 from celery_actors.protocol.payload import encode_arguments
 
 __all__ = ["Outbox", "PendingCall"]
@@ -37,6 +39,8 @@ class PendingCall:
     :ivar carried: actors whose handles are inside; the call has holds on them.
     :ivar kept: refs and holds of handles inside its arguments, alive until it's resolved.
     :ivar on_failed: takes the call back when its actor died (tasks are tried elsewhere).
+    :ivar options: encoded options for the executor (see protocol.call_options).
+    :ivar parent: the task id of the call that made this one, if a call did.
     """
 
     task: int
@@ -55,6 +59,8 @@ class PendingCall:
     previous: int = 0
     sent: bool = False
     retries: int = 0
+    options: bytes = b""
+    parent: bytes | None = None
 
     @property
     def size(self) -> int:
@@ -71,6 +77,8 @@ class PendingCall:
         payload = self.payload
         if self.arguments:
             payload = encode_arguments([(e.oid, e.blob) for e in self.arguments]) + payload
+        if self.options:
+            payload = self.options + payload
         return encode_call(
             self.sequence, self.previous, self.task, flags, self.returns, self.method, payload
         )
@@ -154,17 +162,22 @@ class Outbox:
         """The lowest unresolved sequence."""
         return next(iter(self.unresolved), self.last_sequence + 1)
 
-    def resolve_through(self, cursor: int) -> list[PendingCall]:
-        """Resolve all calls up to ``cursor``; returns them."""
+    def resolve_through(self, cursor: Cursor) -> list[PendingCall]:
+        """Resolve all calls that ``cursor`` covers; returns them."""
         resolved: list[PendingCall] = []
-        unresolved = self.unresolved
-        if self.constructing is not None and self.constructing.sequence <= cursor:
+        unresolved, high = self.unresolved, cursor.high
+        if self.constructing is not None and self.constructing.sequence <= high:
             self.constructing = None  # lets go of the constructor's arguments
-        while unresolved:
-            sequence = next(iter(unresolved))
-            if sequence > cursor:
-                break
-            resolved.append(self._resolve(sequence))
+        if cursor.unfinished:
+            running = frozenset(cursor.unfinished)
+            covered = [s for s in takewhile(high.__ge__, unresolved) if s not in running]
+            resolved.extend(map(self._resolve, covered))
+        else:
+            while unresolved:
+                sequence = next(iter(unresolved))
+                if sequence > high:
+                    break
+                resolved.append(self._resolve(sequence))
         if resolved:
             self._progressed()
         return resolved

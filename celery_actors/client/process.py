@@ -27,6 +27,7 @@ from celery_actors.client.outbox import Outbox
 from celery_actors.client.recovery import Recovery
 from celery_actors.client.replies import Replies
 from celery_actors.client.sender import Sender
+from celery_actors.client.streams import Streams
 from celery_actors.config import Settings
 from celery_actors.control import Control
 from celery_actors.exceptions import (
@@ -104,6 +105,7 @@ class Process:
         self.objects = ObjectTable()
         self.holds = HoldTable(caller.hex())
         self.outboxes: dict[bytes, Outbox] = {}
+        self.streams = Streams(self)
         self.dirty: dict[Outbox, None] = {}
         self.sequence = 0
         self.connected = False
@@ -119,6 +121,8 @@ class Process:
         self.inherited: list[Hold | None] = []
         self.on_blocked: Callable[[], Callable[[], None]] | None = None
         """Set in actor processes: gives the CPU back while a call waits in ``get``."""
+        self.parent_task: Callable[[], bytes | None] = lambda: None
+        """Set in actor processes: says which call, by its task id, makes a call."""
 
     # -- lifecycle ---------------------------------------------------------------
 
@@ -386,9 +390,10 @@ class Process:
             box = self.outboxes.get(push.actor)
             for task, index, value in push.results:
                 entry = entries.get(object_id(caller, task, index))
-                if entry is None:
-                    continue
                 state = ObjectState.STORED if value is None else ObjectState.READY
+                if entry is None:
+                    self.streams.arrived(task, index, state, value)
+                    continue
                 objects.settle(entry, state, value)
                 if entry.refs <= 0:
                     self.housekeeping.discard(entry)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import redis
 
+from celery_actors.client.cancelling import cancel_as_owner
 from celery_actors.client.creation import remove_lost_node
 from celery_actors.client.identity import lease_lost
 from celery_actors.client.mailbox import LOST
@@ -62,6 +63,7 @@ class Recovery:
         # Actors to look at, by id in hex; added to from any thread (set.add is atomic).
         self._checks: set[str] = set()
         self._ready: set[bytes] = set()
+        self._unwanted: set[bytes] = set()  # objects whose calls others cancel
         self._orphans: dict[bytes, float] = {}
         self._gaps: dict[bytes, int] = {}
 
@@ -76,6 +78,8 @@ class Recovery:
                 process.executors.placed(bytes.fromhex(text))
             elif kind == b"W":
                 self._ready.add(bytes.fromhex(text))
+            elif kind == b"K":
+                self._unwanted.add(bytes.fromhex(text))
             elif kind == b"G":  # the actor saw a gap: "G<actor>:<sequence>"
                 actor, _, sequence = text.partition(":")
                 self._gaps[bytes.fromhex(actor)] = int(sequence)
@@ -122,6 +126,9 @@ class Recovery:
                     if box.unsent:
                         process.dirty[box] = None
             process.flush()
+        while self._unwanted:
+            cancel_as_owner(process, self._unwanted.pop())
+            acted = True
         if self._ready:
             ready, self._ready = self._ready, set()
             acted = True

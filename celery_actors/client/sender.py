@@ -58,15 +58,19 @@ class Sender:
         arguments: Sequence[Entry],
         returns: int,
         limit: int = -1,
+        options: bytes = b"",
     ) -> tuple[Entry, ...]:
         """Submit a call to an actor; returns the entries of its return values.
 
         :param arguments: entries of the ref arguments at top level, in the order of their
             :class:`~celery_actors.protocol.payload.RefArgument`.
         :param limit: ``max_pending_calls`` of the handle, -1: none.
+        :param options: encoded (see protocol.call_options).
         :raises PendingCallsLimitExceeded: too many calls wait unresolved.
         """
         payload, flags, kept = self.payload(dumped)
+        if options:
+            flags |= CallFlag.OPTIONS
         if arguments:
             flags |= CallFlag.ARGUMENTS
             foreign = [entry for entry in arguments if entry.foreign and entry.pending]
@@ -90,6 +94,8 @@ class Sender:
                 holding=bool(dumped.actors),
                 carried=tuple(dumped.actors),
                 kept=kept,
+                options=options,
+                parent=self._p.parent_task(),
             )
             for entry in entries:
                 entry.producer = actor

@@ -64,6 +64,8 @@ class CallFlag:
     RELEASE: Final = 2  # not a call: the caller's hold goes, behind its last call
     ARGUMENTS: Final = 4  # the payload starts with values of ref arguments
     HANDLES: Final = 8  # the payload carries handles, whose holds move to the receiver
+    OPTIONS: Final = 16  # the payload starts with options (protocol.call_options)
+    CANCELLED: Final = 32  # it was cancelled before it was sent: only its place is taken
 
 
 class Call(NamedTuple):

@@ -12,6 +12,7 @@ import pickle
 from dataclasses import dataclass
 
 from celery_actors.exceptions import TamperedError
+from celery_actors.protocol.concurrency import SERIAL, Concurrency
 from celery_actors.protocol.signing import SIGNATURE_BYTES, Signer
 
 __all__ = [
@@ -34,6 +35,7 @@ class Creation:
     :ivar sequence: the constructor's place among its creator's calls.
     :ivar flags, payload: the constructor's arguments, as of a call.
     :ivar sys_path: where the creator finds its own modules.
+    :ivar concurrency: how many of its calls run at a time, and how.
     """
 
     class_digest: str
@@ -42,6 +44,7 @@ class Creation:
     flags: int
     payload: bytes
     sys_path: tuple[str, ...]
+    concurrency: Concurrency = SERIAL
 
 
 def encode_creation(signer: Signer, actor: bytes, creation: Creation) -> bytes:

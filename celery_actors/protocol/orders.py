@@ -29,6 +29,7 @@ class OrderKind(str, Enum):
     KILL = "kill"  # to a node: this actor's process must end
     STOP = "stop"  # into a mailbox: stop, if no hold is left, behind the calls before
     FETCH = "fetch"  # to a node: send an object of your shared memory
+    CANCEL = "cancel"  # to an actor's process, past its mailbox: this call is not wanted
     FREE = "free"  # to a node: an object of your shared memory is no longer needed
 
 
@@ -36,14 +37,16 @@ class OrderKind(str, Enum):
 class Order:
     """One order.
 
-    :ivar subject: the actor's id, or the segment (FETCH, FREE), in hex.
+    :ivar subject: the actor's id, the segment (FETCH, FREE) or the task id (CANCEL), in hex.
     :ivar incarnation: of the actor, where it matters.
+    :ivar recursive: CANCEL also what that call has called.
     """
 
     kind: OrderKind
     subject: str
     incarnation: str = ""
     reply_to: str = ""
+    recursive: bool = False
 
 
 def encode_order(signer: Signer, queue: str, order: Order) -> bytes:
@@ -69,5 +72,9 @@ def decode_order(signer: Signer, queue: str, data: bytes) -> Order:
     signer.check(data[4 : 4 + SIGNATURE_BYTES], _KIND, queue.encode(), b"\0", body, what=what)
     fields = json.loads(body)
     return Order(
-        OrderKind(fields["kind"]), fields["subject"], fields["incarnation"], fields["reply_to"]
+        OrderKind(fields["kind"]),
+        fields["subject"],
+        fields["incarnation"],
+        fields["reply_to"],
+        fields["recursive"],
     )

@@ -1,5 +1,6 @@
 """The payload of a call: its arguments.  Version 1, integers big-endian.  ::
 
+    when OPTIONS:    2 length, then celery_actors.protocol.call_options
     when ARGUMENTS:  2 count, then for each ref argument at top level:
                      18 object id, 4 length, value (length 0xffffffff: the actor reads
                      it from the store; the caller has seen that it is there, or an

@@ -22,18 +22,20 @@ A *push* tells a caller what a commit finished::
     36  8   cursor       the caller's highest finished sequence at this actor
     44  2   count, then count times:  8 task sequence, 2 index, 4 length, value
                          (length 0xffffffff: announced, read it from the store)
+        …   8 each       sequences below the cursor that still run (see protocol.cursors)
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from struct import Struct
+from struct import Struct, unpack_from
 from typing import Final, NamedTuple
 
 from typing_extensions import Buffer
 
 from celery_actors.exceptions import TamperedError
 from celery_actors.ids import OBJECT_BYTES
+from celery_actors.protocol.cursors import Cursor
 from celery_actors.protocol.signing import SIGNATURE_BYTES, Signer
 
 __all__ = [
@@ -93,7 +95,7 @@ class Push(NamedTuple):
     """What one commit finished for one caller."""
 
     actor: bytes
-    cursor: int
+    cursor: Cursor
     results: Sequence[Pushed]
 
 
@@ -161,7 +163,7 @@ def _ids(data: bytes, offset: int, size: int) -> tuple[tuple[bytes, ...], int]:
 
 
 def encode_push(
-    signer: Signer, caller: bytes, actor: bytes, cursor: int, results: Iterable[Pushed]
+    signer: Signer, caller: bytes, actor: bytes, cursor: Cursor, results: Iterable[Pushed]
 ) -> bytes:
     """Encode what a commit finished for one caller."""
     parts: list[bytes] = []
@@ -173,7 +175,10 @@ def encode_push(
         else:
             parts.append(_PUSH_ITEM.pack(task, place, len(value)))
             parts.append(value)
-    body = b"".join((_PUSH_HEAD.pack(actor, cursor, count), *parts))
+    head = _PUSH_HEAD.pack(actor, cursor.high, count)
+    if cursor.unfinished:
+        parts.append(Struct(f">{len(cursor.unfinished)}Q").pack(*cursor.unfinished))
+    body = b"".join((head, *parts))
     return b"".join((_PUSH_MAGIC, signer.sign(_PUSH_KIND, caller, body), body))
 
 
@@ -186,7 +191,7 @@ def decode_push(signer: Signer, caller: bytes, data: bytes) -> Push:
     if data[:4] != _PUSH_MAGIC or len(data) < _PUSH_AT + _PUSH_HEAD.size:
         raise TamperedError("a reply is not of this protocol")
     signer.check(view[4:_PUSH_AT], _PUSH_KIND, caller, view[_PUSH_AT:], what="a reply")
-    actor, cursor, count = _PUSH_HEAD.unpack_from(data, _PUSH_AT)
+    actor, high, count = _PUSH_HEAD.unpack_from(data, _PUSH_AT)
     offset = _PUSH_AT + _PUSH_HEAD.size
     results = []
     unpack, size = _PUSH_ITEM.unpack_from, _PUSH_ITEM.size
@@ -198,4 +203,7 @@ def decode_push(signer: Signer, caller: bytes, data: bytes) -> Push:
         else:
             results.append(Pushed(task, index, data[offset : offset + length]))
             offset += length
-    return Push(actor, cursor, results)
+    unfinished: tuple[int, ...] = ()
+    if offset < len(data):
+        unfinished = unpack_from(f">{(len(data) - offset) // 8}Q", data, offset)
+    return Push(actor, Cursor(high, unfinished), results)

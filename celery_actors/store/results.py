@@ -19,6 +19,7 @@ import redis
 
 from celery_actors.exceptions import ActorsError
 from celery_actors.ids import split_object_id
+from celery_actors.protocol.cursors import Cursor
 from celery_actors.store.connection import RedisConnection
 
 __all__ = ["Commit", "CommitRefused", "Committer", "Results", "Unresolved"]
@@ -41,13 +42,13 @@ class Commit:
     """What one commit writes.
 
     :ivar values: object id to stored value.
-    :ivar cursors: caller id (hex) to its highest finished sequence at the actor.
+    :ivar cursors: caller id (hex) to the stored form of its cursor at the actor.
     :ivar pushes: caller id (hex) to the push.
     :ivar plain: Celery task id to the JSON result of a plain Celery client's call.
     """
 
     values: dict[bytes, bytes] = field(default_factory=dict)
-    cursors: dict[str, int] = field(default_factory=dict)
+    cursors: dict[str, str] = field(default_factory=dict)
     pushes: list[tuple[str, bytes]] = field(default_factory=list)
     plain: list[tuple[str, bytes]] = field(default_factory=list)
 
@@ -56,7 +57,7 @@ class Commit:
 class Unresolved:
     """What the store knows of a caller's unresolved calls at one actor."""
 
-    cursor: int
+    cursor: Cursor
     values: Mapping[bytes, bytes]
 
 
@@ -125,7 +126,7 @@ class Results:
         cursor = self._redis.hget(self.cursors(actor), caller.hex())
         values = self.fetch(oids)
         return Unresolved(
-            int(cast(bytes, cursor) or 0),
+            Cursor.parse(cast("bytes | None", cursor)),
             {oid: value for oid, value in zip(oids, values, strict=True) if value is not None},
         )
 
@@ -137,6 +138,40 @@ class Results:
         pipe.hset(key, cast(str, _FIELD.pack(sequence, index)), cast(str, value))
         pipe.pexpire(key, self.ttl_ms)
         pipe.execute()
+
+    def cancel(self, actor: bytes, task_id: bytes) -> None:
+        """Note that a call is to be cancelled, for a process that can't be told yet."""
+        key = self._cancelled(actor)
+        pipe = self._redis.pipeline(transaction=False)
+        pipe.sadd(key, task_id)
+        pipe.pexpire(key, self.ttl_ms)
+        pipe.execute()
+
+    def cancelled(self, actor: bytes) -> set[bytes]:
+        """Return the task ids of the actor's calls that were to be cancelled."""
+        return cast("set[bytes]", self._redis.smembers(self._cancelled(actor)))
+
+    def ask_owner_to_cancel(self, owner: bytes, oid: bytes) -> None:
+        """Ask the process that made a call to cancel it."""
+        self._redis.publish(self.channel(owner.hex()), f"K{oid.hex()}")
+
+    def _cancelled(self, actor: bytes) -> str:
+        return f"{self._prefix}x:{actor.hex()}"
+
+    def give_credit(self, caller: bytes, task: int) -> None:
+        """The consumer of a stream took a value: its producer may make another."""
+        key = self._credits(caller, task)
+        pipe = self._redis.pipeline(transaction=False)
+        pipe.rpush(key, "1")
+        pipe.pexpire(key, self.ttl_ms)
+        pipe.execute()
+
+    def take_credit(self, caller: bytes, task: int, timeout: float) -> bool:
+        """Wait until the consumer of a stream takes a value, at most ``timeout`` seconds."""
+        return self._redis.blpop([self._credits(caller, task)], timeout) is not None
+
+    def _credits(self, caller: bytes, task: int) -> str:
+        return f"{self._prefix}s:{caller.hex()}:{task}"
 
     def release(self, oids: Iterable[bytes]) -> None:
         """Delete values whose last ref is gone, in one exchange."""
@@ -160,11 +195,12 @@ class Results:
     def forget_actor(self, actor: bytes) -> None:
         """Delete the cursors of a dead actor, after its lingering callers have read them."""
         self._redis.pexpire(self.cursors(actor), self.ttl_ms)
+        self._redis.unlink(self._cancelled(actor))
 
     def delete_cursors(self, actors: Sequence[bytes]) -> None:
         """Delete the cursors of actors of whom nobody will ask any more."""
         if actors:
-            self._redis.unlink(*map(self.cursors, actors))
+            self._redis.unlink(*map(self.cursors, actors), *map(self._cancelled, actors))
 
     def drop_cursor(self, actor: bytes, caller: str) -> None:
         """Drop the cursor of a caller that is gone."""
@@ -177,7 +213,11 @@ class Results:
         process ended without saying so, and at the end of a job.
         """
         gone = 0
-        for pattern in (f"{self._prefix}r:{caller}:*", f"{self._prefix}w:{caller}"):
+        for pattern in (
+            f"{self._prefix}r:{caller}:*",
+            f"{self._prefix}s:{caller}:*",
+            f"{self._prefix}w:{caller}",
+        ):
             keys = list(self._redis.scan_iter(match=pattern, count=1000))
             if keys:
                 self._redis.unlink(*keys)
@@ -216,11 +256,14 @@ class Committer:
         except OSError:
             return True
 
-    def open(self) -> None:
-        """Connect and read the number of the last commit."""
+    def open(self) -> dict[bytes, Cursor]:
+        """Connect; returns the callers' cursors that earlier incarnations left."""
         self._connection.open()
-        self._connection.send("HGET", self._results.cursors(self._actor), "#")
-        self._number = int(self._connection.reply(timeout=10) or 0)
+        self._connection.send("HGETALL", self._results.cursors(self._actor))
+        flat = self._connection.reply(timeout=10)
+        stored = dict(zip(flat[::2], flat[1::2], strict=True))
+        self._number = int(stored.pop(b"#", 0))
+        return {bytes.fromhex(c.decode()): Cursor.parse(text) for c, text in stored.items()}
 
     def send(self, commit: Commit) -> None:
         """Send ``commit``; its answer is read by :meth:`finish`."""

@@ -2,7 +2,7 @@
 
 Events are off until ``-E`` or a monitor turns them on.  They are complete up to
 :data:`MOST_A_SECOND` calls a second an actor; beyond that a sample is sent (the counts
-stay exact).  The executor only appends to a deque; the consumer's thread sends.
+stay exact).  The executors only append to a deque; the consumer's thread sends.
 """
 
 from __future__ import annotations
@@ -56,12 +56,11 @@ class _ActiveCalls:
         self._activity = activity
 
     def __iter__(self) -> Iterator[_CurrentCall]:
-        current = self._activity.current
-        if current is not None:
-            yield _CurrentCall(self._activity, current, self._activity.since)
+        for call, since in list(self._activity.running.values()):
+            yield _CurrentCall(self._activity, call, since)
 
     def __len__(self) -> int:
-        return int(self._activity.current is not None)
+        return len(self._activity.running)
 
     def __contains__(self, request: object) -> bool:
         return False
@@ -71,15 +70,17 @@ class _ActiveCalls:
 
 
 class Activity:
-    """Written by the executor's thread, read by the consumer's."""
+    """Written by the executor's threads, read by the consumer's.
+
+    :ivar running: the calls that run, by :func:`id`, and since when (seconds of the epoch).
+    """
 
     def __init__(self, hostname: str, queue: str, pid: int, describe: Callable[[str], str]) -> None:
         self.hostname = hostname
         self.queue = queue
         self.pid = pid
         self.describe = describe
-        self.current: Call | PlainCall | None = None
-        self.since = 0.0
+        self.running: dict[int, tuple[Call | PlainCall, float]] = {}
         self.executed = 0
         self.sampled_out = 0
         self.events_on = False
@@ -100,8 +101,8 @@ class Activity:
 
     def begin(self, call: Call | PlainCall) -> bool:
         """A call starts; whether events are sent of it."""
-        self.current = call
-        self.since = now = time.time()
+        now = time.time()
+        self.running[id(call)] = (call, now)
         self.executed += 1
         if not self.events_on:
             return False
@@ -133,8 +134,16 @@ class Activity:
         self.wake()
         return True
 
-    def end(self, call: Call | PlainCall, error: BaseException | None, runtime: float) -> None:
-        """A call of which events are sent is over."""
+    def end(
+        self, call: Call | PlainCall, error: BaseException | None, runtime: float | None
+    ) -> None:
+        """A call is over.
+
+        :param runtime: in seconds, of a call of which events are sent, else ``None``.
+        """
+        self.running.pop(id(call), None)
+        if runtime is None:
+            return
         uuid, name = self.identity(call)
         # The name once more: before a function's first call in this process it is not known.
         fields: dict[str, Any] = {"uuid": uuid, "name": name, "runtime": runtime}

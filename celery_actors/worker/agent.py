@@ -25,14 +25,14 @@ import redis
 from celery_actors.client.mailbox import LOST
 from celery_actors.config import Settings
 from celery_actors.control import Control, NodeNameTaken, NodeSpec, Placement
-from celery_actors.ids import new_caller_id, node_queue_name
+from celery_actors.ids import actor_hostname, new_caller_id, node_queue_name
 from celery_actors.protocol.orders import Order, OrderKind
 from celery_actors.store.segments import make_store, send_segment
 from celery_actors.store.shm import Segment, SharedMemoryStore
 from celery_actors.store.whereabouts import BOOT, whereabouts
 from celery_actors.worker.children import Child, Children
 from celery_actors.worker.janitor import Janitor
-from celery_actors.worker.launch import Launch, actor_hostname
+from celery_actors.worker.launch import Launch
 from celery_actors.worker.postman import Postman
 from celery_actors.worker.resources import NodeResources, visible_devices
 

@@ -11,13 +11,15 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
+from celery_actors.protocol.cursors import Cursor
 from celery_actors.protocol.signing import Signer
 from celery_actors.protocol.values import Pushed, encode_push
 from celery_actors.store.results import Commit, CommitRefused, Committer
+from celery_actors.worker.progress import Progress
 
-__all__ = ["EXIT_REFUSED", "Commits", "Finished"]
+__all__ = ["EXIT_REFUSED", "Commits", "Finished", "Result"]
 
 logger = logging.getLogger(__name__)
 
@@ -25,14 +27,22 @@ logger = logging.getLogger(__name__)
 EXIT_REFUSED = 75
 
 
-class Finished:
-    """What finished calls left to be committed."""
+Result = tuple[bytes, int, int, bytes, bool]
+"""A return value: object id, task sequence, index, stored value, and whether it must be
+pushed whatever its size."""
 
-    __slots__ = ("cursors", "plain", "results", "values")
+
+class Finished:
+    """What finished calls left to be committed.
+
+    :ivar calls: ``(caller, sequence)`` of each finished call.
+    """
+
+    __slots__ = ("calls", "plain", "results", "values")
 
     def __init__(self) -> None:
         self.values: dict[bytes, bytes] = {}
-        self.cursors: dict[bytes, int] = {}
+        self.calls: list[tuple[bytes, int]] = []
         self.results: dict[bytes, list[Pushed]] = {}
         self.plain: list[tuple[str, bytes]] = []
 
@@ -52,12 +62,14 @@ class Commits:
         signer: Signer,
         actor: bytes,
         inline_limit: int,
-        on_committed: Callable[[dict[bytes, int]], None],
+        progress: Progress,
+        on_committed: Callable[[list[tuple[bytes, int]]], None],
     ) -> None:
         self._committer = committer
         self._signer = signer
         self._actor = actor
         self._inline_limit = inline_limit
+        self._progress = progress
         self._on_committed = on_committed
         self._gathering = threading.Lock()
         self._sending = threading.Lock()
@@ -68,10 +80,18 @@ class Commits:
             target=self._flush_for_ever, name="celery-actors-flusher", daemon=True
         )
 
+    def open(self) -> Mapping[bytes, Cursor]:
+        """Connect; returns the callers' cursors that earlier incarnations left."""
+        return self._committer.open()
+
     def start(self) -> None:
-        """Connect, and start the flusher."""
-        self._committer.open()
+        """Start the flusher."""
         self._thread.start()
+
+    def is_finished(self, caller: bytes, sequence: int) -> bool:
+        """Whether a call is finished."""
+        with self._gathering:
+            return self._progress.is_finished(caller, sequence)
 
     def value(self, oid: bytes) -> bytes | None:
         """Return a value that is not committed yet."""
@@ -85,25 +105,37 @@ class Commits:
         self,
         caller: bytes,
         sequence: int,
-        results: list[tuple[bytes, int, int, bytes, bool]],
+        results: Sequence[Result],
         plain: tuple[str, bytes] | None = None,
     ) -> None:
         """A call is finished.
 
-        :param results: of each return value: object id, task sequence, index, stored
-            value, and whether it must be pushed whatever its size.
+        :param plain: Celery task id and stored result of a plain Celery client's call.
         """
         with self._gathering:
             waiting = self._waiting
-            if sequence > waiting.cursors.get(caller, 0):
-                waiting.cursors[caller] = sequence
-            pushes = waiting.results.setdefault(caller, [])
-            for oid, task, index, value, whole in results:
-                waiting.values[oid] = value
-                inline = whole or len(value) <= self._inline_limit
-                pushes.append(Pushed(task, index, value if inline else None))
+            self._progress.finish(caller, sequence)
+            waiting.calls.append((caller, sequence))
+            self._gather(caller, results)
             if plain is not None:
                 waiting.plain.append(plain)
+        self._begin_sending()
+
+    def add_values(self, caller: bytes, results: Sequence[Result]) -> None:
+        """A call that goes on made values: what a generator yielded, or a cancelled call's."""
+        with self._gathering:
+            self._gather(caller, results)
+        self._begin_sending()
+
+    def _gather(self, caller: bytes, results: Sequence[Result]) -> None:
+        waiting = self._waiting
+        pushes = waiting.results.setdefault(caller, [])
+        for oid, task, index, value, whole in results:
+            waiting.values[oid] = value
+            inline = whole or len(value) <= self._inline_limit
+            pushes.append(Pushed(task, index, value if inline else None))
+
+    def _begin_sending(self) -> None:
         if self._sending.acquire(blocking=False):
             try:
                 if self._in_flight is None or self._answered():
@@ -135,20 +167,20 @@ class Commits:
         """Send what waits, if anything.  Under ``_sending``, with none in flight."""
         with self._gathering:
             finished = self._waiting
-            if not finished.cursors:
+            if not finished.results:
                 return False
             self._waiting = Finished()
             self._in_flight = finished
+            cursors = {c: self._progress.cursor(c) for c in finished.results if any(c)}
         pushes = [
             (
                 caller.hex(),
-                encode_push(self._signer, caller, self._actor, finished.cursors[caller], results),
+                encode_push(self._signer, caller, self._actor, cursor, finished.results[caller]),
             )
-            for caller, results in finished.results.items()
-            if any(caller)
+            for caller, cursor in cursors.items()
         ]
-        cursors = {c.hex(): seq for c, seq in finished.cursors.items() if any(c)}
-        self._committer.send(Commit(finished.values, cursors, pushes, finished.plain))
+        stored = {caller.hex(): cursor.text() for caller, cursor in cursors.items()}
+        self._committer.send(Commit(finished.values, stored, pushes, finished.plain))
         return True
 
     def _finish(self) -> None:
@@ -156,7 +188,7 @@ class Commits:
         with self._gathering:
             finished, self._in_flight = self._in_flight, None
         if finished is not None:
-            self._on_committed(finished.cursors)
+            self._on_committed(finished.calls)
 
     def _flush_for_ever(self) -> None:
         while True:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from celery_actors import serialization
 from celery_actors.client.process import Process
 from celery_actors.exceptions import ActorsError
+from celery_actors.options import METHOD_OPTIONS, MethodOptions
 from celery_actors.protocol.calls import CallFlag
 from celery_actors.protocol.creation import Creation, decode_definition
 from celery_actors.protocol.payload import (
@@ -42,6 +44,7 @@ class Instance:
         self._wait_for_commits = wait_for_commits
         self._definitions: dict[str, Any] = {}
         self.object: Any = None
+        self._imported = False
 
     @property
     def is_executor(self) -> bool:
@@ -50,16 +53,36 @@ class Instance:
 
     def construct(self) -> None:
         """Import the class and run its constructor."""
-        for path in reversed(self._creation.sys_path):
-            if path not in sys.path:
-                sys.path.insert(0, path)
-        if self.is_executor:
+        kind = self.import_class()
+        if kind is not None:
+            args, kwargs = self._constructor_arguments()
+            self.object = kind(*args, **kwargs)
+
+    async def construct_async(self) -> None:
+        """As :meth:`construct`, on an event loop; ``__init__`` may be ``async def``."""
+        kind = self.import_class()
+        assert kind is not None
+        args, kwargs = self._constructor_arguments()
+        if not inspect.iscoroutinefunction(kind.__init__):
+            self.object = kind(*args, **kwargs)
             return
-        kind = self.definition(self._creation.class_digest)
+        made = kind.__new__(kind)
+        await kind.__init__(made, *args, **kwargs)
+        self.object = made
+
+    def import_class(self) -> Any:
+        """Return the actor's class; ``None`` in an executor of tasks."""
+        if not self._imported:
+            self._imported = True
+            for path in reversed(self._creation.sys_path):
+                if path not in sys.path:
+                    sys.path.insert(0, path)
+        return None if self.is_executor else self.definition(self._creation.class_digest)
+
+    def _constructor_arguments(self) -> tuple[Sequence[Any], dict[str, Any]]:
         creator = self._process.creator_id
         source = f"{creator}/c{self._creation.sequence}:{self._process.actor_hex}"
-        args, kwargs = self.arguments(self._creation.payload, self._creation.flags, source)
-        self.object = kind(*args, **kwargs)
+        return self.arguments(self._creation.payload, self._creation.flags, source)
 
     def definition(self, digest: str) -> Any:
         """Return a class or function of the job, by the digest of its pickle."""
@@ -92,6 +115,12 @@ class Instance:
         if self.is_executor or not callable(method):
             raise AttributeError(f"plain clients may call public methods only, not {name}")
         return self.target(name)
+
+    def group_of(self, method: str) -> str | None:
+        """Return the concurrency group that the class gives a method."""
+        function = getattr(type(self.object), method, None)
+        options = getattr(function, METHOD_OPTIONS, None)
+        return options.concurrency_group if isinstance(options, MethodOptions) else None
 
     def describe(self, method: str) -> str:
         """Return what a call runs, for people: ``Counter.increment``, ``f``."""

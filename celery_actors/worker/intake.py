@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from celery_actors.exceptions import TamperedError
 from celery_actors.ids import mailbox_name
 from celery_actors.protocol.calls import CONTENT_TYPE, Call, decode_calls
+from celery_actors.protocol.cursors import Cursor
 from celery_actors.protocol.orders import OrderKind, decode_order, is_order
 from celery_actors.protocol.signing import Signer
 from celery_actors.worker.acks import Acknowledgements
@@ -56,6 +57,7 @@ class Intake:
     :ivar accepted: per caller, the highest sequence that went to the inbox.  It survives
         reconnections: what is redelivered is then known as a repeat.  A repeat is
         acknowledged only once the call it repeats is committed.
+    :ivar attempts: how often calls were begun by earlier incarnations, by caller and sequence.
     """
 
     def __init__(
@@ -81,6 +83,9 @@ class Intake:
         self._allow_plain = allow_plain
         self._class_name = class_name
         self.accepted: dict[bytes, int] = {}
+        self.attempts: dict[tuple[bytes, int], int] = {}
+        self._before: dict[bytes, Cursor] = {}
+        self._suspects = 0
         self._asked: dict[bytes, float] = {}
         self._local_sequence = 0
         self._sweep_at = _SWEEP_FIRST
@@ -113,33 +118,59 @@ class Intake:
         elif is_order(body):
             self._take_order(message, body)
         else:
-            self._take_calls(message.delivery_tag, body)
+            redelivered = bool(message.delivery_info.get("redelivered"))
+            self._take_calls(message.delivery_tag, body, redelivered)
 
-    def _take_calls(self, tag: int, body: bytes) -> None:
+    def _take_calls(self, tag: int, body: bytes, redelivered: bool) -> None:
         batch = decode_calls(self._signer, self._actor, body)
         caller, floor = batch.caller, batch.floor
         accepted = self.accepted.get(caller, 0)
+        before = self._before.get(caller)
         fresh: list[Call] = []
-        last = 0
+        taken: list[int] = []
         for call in batch.calls:
             if call.sequence <= accepted:
                 self.repeats += 1
-                last = call.sequence
+                taken.append(call.sequence)
                 continue
             if call.previous > accepted and call.previous >= floor and self._is_gap(caller):
                 # Nothing is held back: the caller sends again, in order, from the gap.
                 self.gaps += 1
                 self._ask(caller, accepted)
                 break
-            last = accepted = call.sequence
-            fresh.append(call)
+            accepted = call.sequence
+            taken.append(accepted)
+            if before is not None and before.covers(accepted):  # an earlier incarnation did it
+                self.repeats += 1
+            else:
+                fresh.append(call)
+        if fresh and redelivered and self._suspects > 0:
+            self._suspect(fresh)
         # Before the inbox: the executor may finish the calls at once.
-        self._acks.add(tag, caller, last)
+        self._acks.add(tag, caller, taken, [call.sequence for call in fresh])
+        if caller not in self.accepted:
+            self._forget_dead_callers()
+        self.accepted[caller] = accepted
         if fresh:
-            if caller not in self.accepted:
-                self._forget_dead_callers()
-            self.accepted[caller] = accepted
             self._inbox.put(fresh)
+
+    def resume(self, cursors: Mapping[bytes, Cursor], suspects: int) -> None:
+        """Go on where an earlier incarnation ended; called before anything arrives.
+
+        :param suspects: how many of the calls that come again may have been begun: more than
+            0 where that incarnation was lost with the record of what it had begun.
+        """
+        self._before = dict(cursors)
+        self._suspects = suspects
+        for caller, cursor in cursors.items():
+            # What ran when it ended comes again, and is the first that does.
+            self.accepted[caller] = min((cursor.high + 1, *cursor.unfinished)) - 1
+
+    def _suspect(self, calls: Iterable[Call]) -> None:
+        for call in calls:
+            if self._suspects > 0:
+                self._suspects -= 1
+                self.attempts.setdefault((call.caller, call.sequence), 1)
 
     def _forget_dead_callers(self) -> None:
         """Drop what is kept of callers that are gone, when many have come.
@@ -153,6 +184,7 @@ class Intake:
         for caller in list(self.accepted):
             if not self._acks.waits_for(caller) and not self._caller_alive(caller):
                 del self.accepted[caller]
+                self._before.pop(caller, None)
                 self._asked.pop(caller, None)
                 self._forget_caller(caller)
         self._sweep_at = max(_SWEEP_FIRST, 2 * len(self.accepted))
@@ -176,7 +208,7 @@ class Intake:
         if order.kind is not OrderKind.STOP:
             raise ValueError(f"an order to {order.kind.value} is for a node, not for an actor")
         sequence = self._local()
-        self._acks.add(message.delivery_tag, PLAIN_CALLER, sequence)
+        self._acks.add(message.delivery_tag, PLAIN_CALLER, [sequence], [sequence])
         self._inbox.put(StopCheck(sequence))
 
     def _take_plain(self, message: Any, body: bytes) -> None:
@@ -214,7 +246,7 @@ class Intake:
             None,
         )
         sequence = self._local()
-        self._acks.add(message.delivery_tag, PLAIN_CALLER, sequence)
+        self._acks.add(message.delivery_tag, PLAIN_CALLER, [sequence], [sequence])
         self._inbox.put(
             PlainCall(
                 sequence,

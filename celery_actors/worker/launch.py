@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from celery_actors.config import Settings
 from celery_actors.control.records import ActorKind
 
-__all__ = ["Launch", "actor_hostname"]
+__all__ = ["Launch"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +36,7 @@ class Launch:
     blob: bytes = field(repr=False)
     environment: Mapping[str, str] = field(default_factory=dict)
     log_file: str = ""
-
-
-def actor_hostname(class_name: str, actor_id: str, host: str) -> str:
-    """Return the name under which Celery's tools show an actor."""
-    return f"{class_name}.{actor_id[:8]}@{host}"
+    restarts: int = 0
+    records_calls: bool = False
+    attempts: Mapping[str, int] = field(default_factory=dict)
+    interrupted_unknown: bool = False

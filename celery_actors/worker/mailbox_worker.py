@@ -22,9 +22,11 @@ from celery.worker.consumer.consumer import Evloop
 from celery.worker.consumer.control import Control
 from celery.worker.consumer.heart import Heart
 from celery.worker.consumer.tasks import Tasks
+from celery.worker.control import control_command
 from celery.worker.state import maybe_shutdown
 from kombu import Queue
 
+from celery_actors.exceptions import TamperedError
 from celery_actors.worker.acks import Acknowledgements
 from celery_actors.worker.activity import Activity
 from celery_actors.worker.buffered import BufferedConnection
@@ -208,13 +210,16 @@ class MailboxWorker(WorkController):  # type: ignore[misc]
         acks: Acknowledgements,
         activity: Activity,
         send_events: bool,
+        prefetch: int,
         on_stopped: Callable[[], None],
+        on_cancel: Callable[[bytes], str],
     ) -> None:
         self.intake = intake
         self.acks = acks
         self.activity = activity
         self.send_events = send_events
         self._told_stopped = on_stopped
+        self.cancel_call = on_cancel
         self.ready = threading.Event()
         self._channel: Any = None
         # The creator has declared it (see client.mailbox), without an exchange of its own.
@@ -227,7 +232,7 @@ class MailboxWorker(WorkController):  # type: ignore[misc]
             pool_cls=_ExecutorPool,
             consumer_cls=_MailboxConsumer,
             concurrency=1,
-            prefetch_multiplier=PREFETCH,
+            prefetch_multiplier=prefetch,
             queues=[queue],
             task_events=send_events,
             heartbeat_interval=_WORKER_HEARTBEAT,
@@ -254,9 +259,11 @@ class MailboxWorker(WorkController):  # type: ignore[misc]
         self.hub.call_soon(self._ack_promise)
 
     def _ack(self) -> None:
-        tag = self.acks.due()
-        if tag is not None and self.consumer.task_consumer is not None:
-            self.consumer.task_consumer.channel.basic_ack(tag, multiple=True)
+        due = self.acks.due()
+        if due and self.consumer.task_consumer is not None:
+            channel = self.consumer.task_consumer.channel
+            for tag, multiple in due:
+                channel.basic_ack(tag, multiple=multiple)
 
     def turn_events_on(self, dispatcher: Any) -> None:
         """A monitor wants events (or -E was given)."""
@@ -300,3 +307,14 @@ class MailboxWorker(WorkController):  # type: ignore[misc]
 
         self._ack()
         raise WorkerShutdown(0)
+
+
+@control_command(args=[("order", str)], signature="[order]")  # type: ignore[untyped-decorator]
+def actors_cancel(state: Any, order: str) -> dict[str, str]:
+    """Cancel a call: an order signed by its caller, in hex (see client.cancelling)."""
+    worker: MailboxWorker = state.consumer.controller
+    try:
+        return {"ok": worker.cancel_call(bytes.fromhex(order))}
+    except (TamperedError, ValueError) as error:
+        logger.error("refused an order to cancel a call: %s", error)
+        return {"error": str(error)}

@@ -19,28 +19,40 @@ from celery import Celery
 from redis.backoff import ExponentialBackoff
 from redis.retry import Retry
 
+from celery_actors.client.cancelling import cancel_children
 from celery_actors.client.creation import order_starts
 from celery_actors.client.current import require_process, set_process
 from celery_actors.client.drain import drain
 from celery_actors.client.process import Process
 from celery_actors.ids import mailbox_name, object_id
+from celery_actors.protocol.concurrency import Concurrency
 from celery_actors.protocol.creation import Creation, decode_creation
+from celery_actors.protocol.orders import OrderKind, decode_order
 from celery_actors.store.results import Committer
-from celery_actors.worker.acks import Acknowledgements
+from celery_actors.worker.acks import Acknowledgements, ConcurrentAcknowledgements
 from celery_actors.worker.activity import Activity
+from celery_actors.worker.cancellation import Cancellations, Found
 from celery_actors.worker.commits import Commits
 from celery_actors.worker.context import Assignment, set_assignment
-from celery_actors.worker.executor import Executor, task_error
+from celery_actors.worker.event_loop import AsyncExecutor, LoopInbox
+from celery_actors.worker.executor import Executor, TaskExecutor
 from celery_actors.worker.instance import Instance
 from celery_actors.worker.intake import Intake
 from celery_actors.worker.launch import Launch
 from celery_actors.worker.mailbox_worker import PREFETCH, MailboxWorker
+from celery_actors.worker.plain_calls import PlainCalls
+from celery_actors.worker.progress import ConcurrentProgress, Progress
+from celery_actors.worker.recorder import Recorder
+from celery_actors.worker.runner import Runner, current_run, task_error
+from celery_actors.worker.threads import ThreadedExecutor
 
 __all__ = ["run"]
 
 logger = logging.getLogger(__name__)
 
 _EXIT_CONSTRUCTOR = 3
+_UNCOMMITTED = 64  # calls that may run past the last commit (PROTOCOL, Flight recorder)
+_MOST_PREFETCH = 65_000
 
 
 def run(launch: Launch) -> int:
@@ -103,72 +115,31 @@ class ActorProcess:
         )
         creation = decode_creation(self._process.signer, self._actor, launch.blob)
         self._creation: Creation = creation
-        self._acks = Acknowledgements()
-        self._inbox: SimpleQueue[Any] = SimpleQueue()
-        committer = Committer(
+        self._blocked = 0
+        # Guards _blocked: calls of a threaded actor wait each on its own.
+        self._blocked_lock = threading.Lock()
+        self._committer = Committer(
             self._process.results,
             self._process.redis,
             f"{settings.prefix}actor:{launch.actor_id}",
             self._actor,
             launch.incarnation,
         )
-        self._commits = Commits(
-            committer,
-            self._process.signer,
-            self._actor,
-            settings.inline_limit,
-            self._acks.finished.update,
-        )
-        self._instance = Instance(
-            self._process, creation, self._commits.value, self._commits.settle
-        )
-        self._activity = Activity(
-            launch.hostname, mailbox_name(self._actor), os.getpid(), self._instance.describe
-        )
-        self._intake = Intake(
-            self._actor,
-            self._process.signer,
-            self._inbox,
-            self._acks,
-            self._ask_again,
-            self._caller_alive,
-            self._forget_caller,
-            settings.allow_plain,
-            launch.class_name,
-        )
-        if creation.sequence:  # the constructor was the creator's first call to this actor
-            self._intake.accepted[bytes.fromhex(launch.creator_id)] = creation.sequence
 
     def run(self) -> int:
         """Run until the actor is over; returns the exit status."""
-        launch = self._launch
+        self._make_parts(self._creation.concurrency)
+        self._resume()
+        launch, executor, worker = self._launch, self._executor, self._worker
         self._activity.install()
-        worker = MailboxWorker(
-            make_app(launch),
-            launch.hostname,
-            mailbox_name(self._actor),
-            self._intake,
-            self._acks,
-            self._activity,
-            launch.send_events,
-            on_stopped=self._consumer_stopped,
-        )
         thread = threading.Thread(target=worker.run, name="celery-actors-consumer", daemon=True)
         thread.start()
+        if not launch.restarts:
+            self._commits.open()
         self._commits.start()
-        executor = Executor(
-            self._process,
-            self._instance,
-            self._inbox,
-            self._commits,
-            self._acks,
-            self._activity,
-            worker.request_acks,
-            PREFETCH // 2,
-        )
         status = 0
         try:
-            self._instance.construct()
+            executor.construct()
         except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the constructor raises
             self._constructor_failed(error)
             status = _EXIT_CONSTRUCTOR
@@ -177,6 +148,7 @@ class ActorProcess:
                 creator = bytes.fromhex(launch.creator_id)
                 executor.finish_construction(creator, self._creation.sequence)
             if self._process.control.alive(launch.actor_id, launch.incarnation, os.getpid()):
+                self._cancelled_before()
                 # An idle actor keeps one connection to Redis, that of its commits.
                 self._process.redis.connection_pool.disconnect()
                 why = executor.run()
@@ -190,6 +162,118 @@ class ActorProcess:
         sys.stdout.flush()
         sys.stderr.flush()
         return status
+
+    # -- the parts ----------------------------------------------------------------------
+
+    def _own_value(self, oid: bytes) -> bytes | None:
+        return self._commits.value(oid)
+
+    def _settle(self) -> None:
+        self._commits.settle()
+
+    def _make_parts(self, concurrency: Concurrency) -> None:
+        launch, process = self._launch, self._process
+        settings = launch.settings
+        serial = concurrency.serial
+        self._instance = Instance(process, self._creation, self._own_value, self._settle)
+        self._acks = Acknowledgements() if serial else ConcurrentAcknowledgements()
+        self._progress = Progress() if serial else ConcurrentProgress()
+        self._inbox: SimpleQueue[Any] = LoopInbox() if concurrency.asyncio else SimpleQueue()
+        self._cancellations = Cancellations()
+        recorder = None
+        if launch.records_calls:
+            recorder = Recorder(launch, _UNCOMMITTED + (0 if serial else concurrency.most))
+        self._recorder = recorder
+        self._concurrent = not serial
+        self._commits = Commits(
+            self._committer,
+            process.signer,
+            self._actor,
+            settings.inline_limit,
+            self._progress,
+            self._committed,
+        )
+        self._activity = Activity(
+            launch.hostname, mailbox_name(self._actor), os.getpid(), self._instance.describe
+        )
+        self._intake = Intake(
+            self._actor,
+            process.signer,
+            self._inbox,
+            self._acks,
+            self._ask_again,
+            self._caller_alive,
+            self._forget_caller,
+            settings.allow_plain,
+            launch.class_name,
+        )
+        self._worker = MailboxWorker(
+            make_app(launch),
+            launch.hostname,
+            mailbox_name(self._actor),
+            self._intake,
+            self._acks,
+            self._activity,
+            launch.send_events,
+            PREFETCH if serial else min(PREFETCH + concurrency.most, _MOST_PREFETCH),
+            on_stopped=self._consumer_stopped,
+            on_cancel=self._cancel,
+        )
+        self._runner = Runner(
+            process,
+            self._instance,
+            self._commits,
+            self._activity,
+            self._cancellations,
+            recorder,
+            self._intake.attempts,
+        )
+        self._executor = self._make_executor(concurrency)
+        process.parent_task = _task_that_runs
+
+    def _make_executor(self, concurrency: Concurrency) -> Executor:
+        parts: tuple[Any, ...] = (
+            self._process,
+            self._instance,
+            self._inbox,
+            self._commits,
+            self._acks,
+            self._runner,
+            PlainCalls(self._instance, self._commits, self._activity),
+            self._worker.request_acks,
+            PREFETCH // 2,
+        )
+        if concurrency.asyncio:
+            return AsyncExecutor(*parts, concurrency=concurrency, progress=self._progress)
+        if not concurrency.serial:
+            return ThreadedExecutor(*parts, concurrency=concurrency, progress=self._progress)
+        return TaskExecutor(*parts) if self._instance.is_executor else Executor(*parts)
+
+    def _resume(self) -> None:
+        """Go on where the last incarnation ended, if there was one.
+
+        The record names this incarnation already, so that what its predecessor has not
+        committed by now it never will.
+        """
+        launch = self._launch
+        if not launch.restarts:
+            if self._creation.sequence:  # the constructor was the creator's first call
+                self._intake.accepted[bytes.fromhex(launch.creator_id)] = self._creation.sequence
+            return
+        cursors = self._commits.open()
+        self._progress.resume(cursors)
+        unknown = _UNCOMMITTED + self._creation.concurrency.most
+        self._intake.resume(cursors, unknown if launch.interrupted_unknown else 0)
+        for call_id, attempts in launch.attempts.items():
+            raw = bytes.fromhex(call_id)
+            self._intake.attempts[raw[:8], int.from_bytes(raw[8:], "big")] = attempts
+
+    def _committed(self, calls: list[tuple[bytes, int]]) -> None:
+        self._acks.committed(calls)
+        if self._recorder is not None:
+            self._recorder.committed(calls)
+        if self._concurrent:  # a serial executor acknowledges when it has nothing else to do
+            self._worker.request_acks()
 
     def _constructor_failed(self, error: BaseException) -> None:
         launch = self._launch
@@ -209,7 +293,7 @@ class ActorProcess:
         if hook is None:
             return
         try:
-            hook()
+            self._executor.shut_down(hook)
         except Exception:  # the user's hook may raise anything; the actor ends all the same
             logger.exception("__ray_shutdown__ of %s raised", self._launch.class_name)
 
@@ -232,8 +316,34 @@ class ActorProcess:
         ended = process.control.settle_calls(caller.hex(), self._launch.actor_id)
         for actor_id in ended.stopping:
             require_process().send_stop(bytes.fromhex(actor_id))
-        self._acks.finished.pop(caller, None)
+        self._acks.forget(caller)
         process.results.drop_cursor(self._actor, caller.hex())
+
+    # -- cancelling (consumer's thread) -----------------------------------------------
+
+    def _cancel(self, body: bytes) -> str:
+        """Carry out a signed order to cancel a call; returns what became of it."""
+        order = decode_order(self._process.signer, mailbox_name(self._actor), body)
+        if order.kind is not OrderKind.CANCEL:
+            raise ValueError(f"an order to {order.kind.value} does not come this way")
+        raw = bytes.fromhex(order.subject)
+        return self._cancel_call(raw[:8], int.from_bytes(raw[8:], "big"), order.recursive)
+
+    def _cancel_call(self, caller: bytes, task: int, recursive: bool) -> str:
+        found = self._cancellations.cancel(
+            caller, task, recursive, lambda: self._commits.is_finished(caller, task)
+        )
+        if found is Found.WAITING:
+            # Its getters need not wait until the actor comes to it.
+            self._commits.add_values(caller, [self._runner.cancelled_result(caller, task)])
+        elif found is Found.RUNNING and recursive:
+            cancel_children(self._process, caller + task.to_bytes(8, "big"))
+        return "over" if found is None else found.value
+
+    def _cancelled_before(self) -> None:
+        """Take note of the calls that were cancelled before this process could be told."""
+        for member in self._process.results.cancelled(self._actor):
+            self._cancel_call(member[:8], int.from_bytes(member[8:], "big"), recursive=False)
 
     # -- CPUs -------------------------------------------------------------------------
 
@@ -242,5 +352,22 @@ class ActorProcess:
         launch, process = self._launch, self._process
         if not launch.resources.get("CPU"):
             return lambda: None
-        order_starts(process, process.control.block(launch.actor_id, launch.incarnation))
-        return lambda: process.control.unblock(launch.actor_id, launch.incarnation)
+        with self._blocked_lock:
+            self._blocked += 1
+            first = self._blocked == 1
+        if first:
+            order_starts(process, process.control.block(launch.actor_id, launch.incarnation))
+        return self._take_cpu_again
+
+    def _take_cpu_again(self) -> None:
+        with self._blocked_lock:
+            self._blocked -= 1
+            last = self._blocked == 0
+        if last:
+            self._process.control.unblock(self._launch.actor_id, self._launch.incarnation)
+
+
+def _task_that_runs() -> bytes | None:
+    """Return the task id of the call that this thread (or asyncio task) runs."""
+    run = current_run.get()
+    return None if run is None else run.call.caller + run.call.task.to_bytes(8, "big")

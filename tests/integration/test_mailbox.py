@@ -17,13 +17,12 @@ from waiting import record_of, wait_until, wait_until_alive
 import celery_actors as ray
 from celery_actors.client.current import require_process
 from celery_actors.handle import actor_id_of
-from celery_actors.ids import mailbox_name
+from celery_actors.ids import actor_hostname, mailbox_name
 from celery_actors.local import PrivateCluster
 from celery_actors.protocol.calls import CALLS_TASK, CONTENT_TYPE, encode_call, encode_calls
 from celery_actors.protocol.orders import ORDER_TASK, Order, OrderKind, encode_order
 from celery_actors.protocol.payload import encode_body
 from celery_actors.protocol.signing import Signer
-from celery_actors.worker.launch import actor_hostname
 
 pytestmark = pytest.mark.usefixtures("cluster")
 

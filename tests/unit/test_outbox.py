@@ -12,8 +12,9 @@ from celery_actors.client.outbox import Outbox, PendingCall
 from celery_actors.exceptions import ActorDiedError
 from celery_actors.ids import object_id
 from celery_actors.protocol.calls import CallFlag, decode_calls, encode_calls
+from celery_actors.protocol.cursors import Cursor
 from celery_actors.protocol.signing import Signer
-from celery_actors.worker.acks import Acknowledgements
+from celery_actors.worker.acks import Ack, Acknowledgements, ConcurrentAcknowledgements
 
 ACTOR, CALLER = b"a" * 16, b"c" * 8
 
@@ -109,7 +110,7 @@ def test_resolving_frees_the_window_and_wakes_who_waits_for_it(
     waiter = objects.wait_for([], 1)
     box.window_waiters.append(waiter)
     box.take(10, 10_000)
-    assert sequences(box.resolve_through(2)) == [1, 2]
+    assert sequences(box.resolve_through(Cursor(2))) == [1, 2]
     assert waiter.remaining == 0
     assert [call.entries[0].state for call in calls] == [
         ObjectState.STORED,
@@ -119,8 +120,8 @@ def test_resolving_frees_the_window_and_wakes_who_waits_for_it(
     assert [call.kept for call in calls] == [[], [], ["kept"]]
     assert box.floor == 3
     assert box.bytes == calls[2].size
-    assert box.resolve_through(2) == []
-    box.resolve_through(3)
+    assert box.resolve_through(Cursor(2)) == []
+    box.resolve_through(Cursor(3))
     assert (box.bytes, box.floor, box.idle) == (0, 4, True)
 
 
@@ -132,7 +133,7 @@ def test_after_a_loss_all_unresolved_leave_again_in_order(
         add(box, objects, sequence)
     add(box, objects, 6, arguments=(argument,))
     box.take(3, 10_000)
-    box.resolve_through(1)
+    box.resolve_through(Cursor(1))
     box.rewind()
     assert sequences(box.take(10, 10_000)) == [2, 3, 4, 5]
     assert sequences(box.blocked) == [6]
@@ -167,9 +168,9 @@ def test_without_progress_the_oldest_is_due_again_ever_more_seldom(
         assert due.sequence == 1
         gaps.append(now - before)
     assert gaps == [5, 10, 20, 40, 60, 60]
-    box.resolve_through(1)
+    box.resolve_through(Cursor(1))
     assert box.next_resend == now + 5, "progress makes it quick again"
-    box.resolve_through(2)
+    box.resolve_through(Cursor(2))
     assert box.next_resend == 0
 
 
@@ -230,25 +231,54 @@ def test_a_failure_ends_only_those_waits_that_want_it(objects: ObjectTable) -> N
 
 def test_nothing_past_an_unfinished_delivery_is_acknowledged() -> None:
     acks = Acknowledgements()
-    acks.add(1, b"a", 5)
-    acks.add(2, b"b", 3)
-    acks.add(3, b"a", 9)
-    assert acks.due() is None
-    acks.finished[b"a"] = 9
-    assert acks.due() == 1
-    assert acks.due() is None
-    acks.finished[b"b"] = 2
-    assert acks.due() is None
-    acks.finished[b"b"] = 3
-    assert acks.due() == 3
+    acks.add(1, b"a", [4, 5], [4, 5])
+    acks.add(2, b"b", [3], [3])
+    acks.add(3, b"a", [9], [9])
+    assert acks.due() == []
+    acks.committed([(b"a", 5), (b"a", 9)])
+    assert acks.due() == [Ack(1, multiple=True)]
+    assert acks.due() == []
+    acks.committed([(b"b", 2)])
+    assert acks.due() == []
+    acks.committed([(b"b", 3)])
+    assert acks.due() == [Ack(3, multiple=True)]
     assert len(acks) == 0
 
 
 def test_tags_of_a_lost_connection_are_forgotten() -> None:
     acks = Acknowledgements()
-    acks.add(7, b"a", 5)
+    acks.add(7, b"a", [5], [5])
     acks.reset()
-    acks.add(1, b"a", 5)
-    assert acks.due() is None
-    acks.finished[b"a"] = 5
-    assert acks.due() == 1
+    acks.add(1, b"a", [5], [])
+    assert acks.due() == []
+    acks.committed([(b"a", 5)])
+    assert acks.due() == [Ack(1, multiple=True)]
+
+
+def test_of_concurrent_calls_each_delivery_is_acknowledged_once_all_its_calls_are_finished() -> (
+    None
+):
+    acks = ConcurrentAcknowledgements()
+    acks.add(1, b"a", [1], [1])  # runs for long
+    acks.add(2, b"a", [2, 3], [2, 3])
+    acks.add(3, b"b", [7], [7])
+    acks.committed([(b"a", 3), (b"b", 7)])
+    assert acks.due() == [Ack(3, multiple=False)]
+    acks.committed([(b"a", 2)])
+    assert acks.due() == [Ack(2, multiple=False)]
+    assert acks.waits_for(b"a")
+    assert not acks.waits_for(b"b")
+
+
+def test_a_redelivered_concurrent_call_waits_for_the_run_that_goes_on() -> None:
+    acks = ConcurrentAcknowledgements()
+    acks.add(1, b"a", [1, 2], [1, 2])
+    acks.committed([(b"a", 1)])
+    assert acks.due() == []
+    acks.reset()
+    acks.add(1, b"a", [1], [])  # finished: a repeat that can go at once
+    acks.add(2, b"a", [2], [])
+    assert acks.due() == [Ack(1, multiple=False)]
+    acks.committed([(b"a", 2)])
+    assert acks.due() == [Ack(2, multiple=False)]
+    assert len(acks) == 0

@@ -12,10 +12,18 @@ import pytest
 from celery_actors.exceptions import TamperedError
 from celery_actors.ids import (
     celery_id,
+    item_of_sequence,
+    item_sequence,
     mailbox_name,
     object_id,
     split_object_id,
     task_of_celery_id,
+)
+from celery_actors.protocol.call_options import (
+    CallOptions,
+    decode_options,
+    encode_options,
+    split_options,
 )
 from celery_actors.protocol.calls import CallFlag, decode_calls, encode_call, encode_calls
 from celery_actors.protocol.creation import (
@@ -26,6 +34,7 @@ from celery_actors.protocol.creation import (
     encode_creation,
     encode_definition,
 )
+from celery_actors.protocol.cursors import Cursor
 from celery_actors.protocol.orders import Order, OrderKind, decode_order, encode_order, is_order
 from celery_actors.protocol.payload import (
     Form,
@@ -69,7 +78,7 @@ FORMS: dict[str, tuple[bytes, Decode]] = {
         lambda signer, data: decode_value(signer, OID, data),
     ),
     "push": (
-        encode_push(SIGNER, CALLER, ACTOR, 9, [Pushed(5, 0, b"v"), Pushed(6, 1, None)]),
+        encode_push(SIGNER, CALLER, ACTOR, Cursor(9), [Pushed(5, 0, b"v"), Pushed(6, 1, None)]),
         lambda signer, data: decode_push(signer, CALLER, data),
     ),
     "order": (
@@ -157,9 +166,40 @@ def test_values_round_trip() -> None:
 
 def test_pushes_round_trip() -> None:
     push = decode_push(SIGNER, CALLER, FORMS["push"][0])
-    assert (push.actor, push.cursor) == (ACTOR, 9)
+    assert (push.actor, push.cursor) == (ACTOR, Cursor(9))
     assert list(push.results) == [Pushed(5, 0, b"v"), Pushed(6, 1, None)]
-    assert decode_push(SIGNER, CALLER, encode_push(SIGNER, CALLER, ACTOR, 1, [])).results == []
+    empty = encode_push(SIGNER, CALLER, ACTOR, Cursor(1), [])
+    assert decode_push(SIGNER, CALLER, empty).results == []
+    running = Cursor(20, (3, 7, 19))
+    body = encode_push(SIGNER, CALLER, ACTOR, running, [Pushed(20, 0, b"v")])
+    assert decode_push(SIGNER, CALLER, body).cursor == running
+
+
+def test_cursors_say_what_is_finished() -> None:
+    cursor = Cursor(12, (7, 9))
+    assert Cursor.parse(cursor.text().encode()) == cursor
+    assert Cursor.parse(b"12") == Cursor(12)
+    assert Cursor.parse(None) == Cursor(0)
+    assert [s for s in range(6, 14) if not cursor.covers(s)] == [7, 9, 13]
+
+
+def test_options_of_a_call_stand_before_its_payload() -> None:
+    options = CallOptions(3, (ValueError, KeyError), "io", "a name", True, 5)
+    pickled, rest = split_options(encode_options(options) + b"the payload")
+    assert rest == b"the payload"
+    assert decode_options(pickled) == options
+    assert encode_options(CallOptions()) == b""
+    assert options.retries_after(KeyError())
+    assert not options.retries_after(OSError())
+    assert CallOptions(1, True).retries_after(OSError())
+
+
+def test_ids_of_what_generators_yield() -> None:
+    for index in (0, 5, 65_535, 65_536, 5_000_000):
+        sequence, place = item_sequence(77, index)
+        assert item_of_sequence(sequence, place) == (77, index)
+        assert place < 65_536
+    assert item_of_sequence(77, 0) is None
 
 
 def test_orders_round_trip() -> None:

@@ -11,6 +11,7 @@ import pytest
 from celery_actors.exceptions import TamperedError
 from celery_actors.ids import object_id
 from celery_actors.protocol.calls import decode_calls, encode_call, encode_calls
+from celery_actors.protocol.cursors import Cursor
 from celery_actors.protocol.orders import Order, OrderKind, decode_order, encode_order
 from celery_actors.protocol.signing import Signer
 from celery_actors.protocol.values import (
@@ -32,7 +33,7 @@ OID = object_id(CALLER, 7)
 CALLS = encode_calls(
     SIGNER, ACTOR, CALLER, 3, [encode_call(7, 6, 5, 2, 1, b"method", b"payload")] * 2
 )
-PUSH = encode_push(SIGNER, CALLER, ACTOR, 9, [Pushed(7, 0, b"value"), Pushed(8, 0, None)])
+PUSH = encode_push(SIGNER, CALLER, ACTOR, Cursor(9), [Pushed(7, 0, b"value"), Pushed(8, 0, None)])
 ORDER = encode_order(SIGNER, "queue", Order(OrderKind.START, "ab", "cd"))
 VALUE = encode_value(SIGNER, OID, 1, b"payload", [ACTOR], [OID])
 

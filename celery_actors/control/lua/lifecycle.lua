@@ -64,7 +64,9 @@ local function settled(caller, sequence, destination)
   local state = call('HGET', key.actor(destination), 'state')
   if not state or state == 'DEAD' then return true end
   local cursor = call('HGET', key.cursors(destination), caller)
-  return cursor and tonumber(cursor) >= tonumber(sequence)
+  if not cursor or tonumber(string.match(cursor, '^%d+')) < tonumber(sequence) then return false end
+  -- Of those up to the cursor, the ones that still run are named behind it (protocol/cursors.py).
+  return not string.find(cursor .. ';', ';' .. sequence .. ';', 1, true)
 end
 
 -- Drops those of the owner's holds of which `is_over(owner, sequence, destination)` is true; the last

@@ -1,0 +1,131 @@
+"""Cancelling calls, from the process that wants it to the one that runs them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from celery_actors.client.creation import kill_actor
+from celery_actors.client.objects import Entry, ObjectState
+from celery_actors.client.outbox import Outbox, PendingCall
+from celery_actors.exceptions import TaskCancelledError
+from celery_actors.ids import actor_hostname, mailbox_name, split_object_id
+from celery_actors.protocol.calls import CallFlag
+from celery_actors.protocol.orders import Order, OrderKind
+
+if TYPE_CHECKING:
+    from celery_actors.client.process import Process
+
+__all__ = ["cancel", "cancel_as_owner", "cancel_children"]
+
+
+def cancel(process: Process, entry: Entry, force: bool, recursive: bool) -> None:
+    """Cancel the call that produces an object.
+
+    :param force: kill the process of a task that runs.
+    :param recursive: also what the call has called.
+    :raises ValueError: ``force`` of an actor's call.
+    """
+    if not entry.pending:
+        return
+    caller, task, _ = split_object_id(entry.oid)
+    if entry.foreign:
+        process.results.ask_owner_to_cancel(caller, entry.oid)
+        return
+    with process.lock:
+        found = _find(process, task)
+        if found is None:
+            waiting = process.executors.take_waiting(task)
+            if waiting is not None:
+                _settle(process, waiting)
+    if found is None:
+        process.run_after()
+        process.listener.wake_all()
+        return
+    box, call = found
+    is_task = process.executors.leases(box.actor)
+    if force and not is_task:
+        raise ValueError(
+            "cancel(force=True) kills the process, which an actor's other calls would not "
+            "survive: use kill(actor) to end the actor, or cancel() without force"
+        )
+    if not call.sent:
+        with process.lock:
+            _withdraw(process, box, call)
+        process.sender.unblock(box)
+        process.run_after()
+        process.listener.wake_all()
+    elif force:
+        call.retries = 0
+        call.flags |= CallFlag.CANCELLED
+        with process.lock:
+            _settle(process, call)
+        process.run_after()
+        process.listener.wake_all()
+        kill_actor(process, box.actor, "the task that it ran was cancelled with force=True")
+    else:
+        call.retries = 0
+        _tell(process, box.actor, process.caller + task.to_bytes(8, "big"), recursive)
+
+
+def cancel_children(process: Process, parent: bytes) -> None:
+    """Cancel what a call (by its task id) has called from this process."""
+    with process.lock:
+        entries = [
+            call.entries[0]
+            for box in process.outboxes.values()
+            for call in box.unresolved.values()
+            if call.parent == parent and call.entries
+        ]
+        entries += process.executors.waiting_children(parent)
+    for entry in entries:
+        cancel(process, entry, force=False, recursive=True)
+
+
+def _find(process: Process, task: int) -> tuple[Outbox, PendingCall] | None:
+    for box in process.outboxes.values():
+        call = box.unresolved.get(task)
+        if call is not None and call.task == task:
+            return box, call
+        for other in box.unresolved.values() if process.executors.leases(box.actor) else ():
+            if other.task == task:
+                return box, other
+    return None
+
+
+def _settle(process: Process, call: PendingCall) -> None:
+    error = TaskCancelledError(f"call {call.method.decode()} was cancelled before it was over")
+    for entry in call.entries:
+        process.objects.settle(entry, ObjectState.FAILED, error=error)
+
+
+def _withdraw(process: Process, box: Outbox, call: PendingCall) -> None:
+    """Empty a call that was not sent; its place in the order must still be taken."""
+    _settle(process, call)
+    process.housekeeping.calls_failed(box, [call])
+    call.flags = call.flags & CallFlag.STORE_NOTHING | CallFlag.CANCELLED
+    call.payload, call.options, call.arguments, call.carried = b"", b"", (), ()
+    call.holding = False
+    call.kept.clear()
+
+
+def _tell(process: Process, actor: bytes, task_id: bytes, recursive: bool) -> None:
+    """Tell the actor's process; what it can't be told yet, it finds noted when it begins."""
+    process.results.cancel(actor, task_id)
+    process.flush()
+    record = process.control.actor(actor.hex())
+    if record is None or record.node_id is None:
+        return
+    host = next((n.host for n in process.control.nodes() if n.node_id == record.node_id), None)
+    if host is None:
+        return
+    hostname = actor_hostname(record.class_name, record.actor_id, host)
+    order = Order(OrderKind.CANCEL, task_id.hex(), recursive=recursive)
+    process.publish(lambda mailbox: mailbox.cancel(hostname, mailbox_name(actor), order))
+
+
+def cancel_as_owner(process: Process, oid: bytes) -> None:
+    """Another process asks to cancel a call of this one."""
+    with process.lock:
+        entry = process.objects.entries.get(oid)
+    if entry is not None and not entry.foreign:
+        cancel(process, entry, force=False, recursive=True)

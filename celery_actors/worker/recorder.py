@@ -1,0 +1,87 @@
+"""The flight recorder: which calls had started and were not committed when a process died.
+
+An actor that may be begun again writes the id of each call that it starts to a page of
+shared memory, and takes it out when the call is committed.  The page outlives ``kill -9``;
+the node worker reads it after it has reaped the process.  What stands in it then is exactly
+what the death interrupted: those calls may have had their effects or not.
+
+The file is named as one of the node's segments, so that the sweep of a dead node's files
+finds it.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import threading
+from pathlib import Path
+
+from celery_actors.store.owners import file_prefix
+from celery_actors.worker.launch import Launch
+
+__all__ = ["Recorder", "interrupted_calls"]
+
+_ID_BYTES = 16
+_NOTHING = bytes(_ID_BYTES)
+
+
+def _path(launch: Launch) -> Path:
+    prefix = file_prefix(launch.node_id, f"node.{launch.node_id}")
+    return Path(launch.settings.shared_memory_dir) / f"{prefix}{launch.incarnation}"
+
+
+class Recorder:
+    """Written by the threads that run and commit an actor's calls.
+
+    :ivar slots: how many calls may be started and not committed at a time.
+    """
+
+    def __init__(self, launch: Launch, slots: int) -> None:
+        size = slots * _ID_BYTES
+        descriptor = os.open(_path(launch), os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            os.posix_fallocate(descriptor, 0, size)
+            self._page = mmap.mmap(descriptor, size)
+        finally:
+            os.close(descriptor)
+        # Guards the two tables: executors' threads start calls, the flusher commits them.
+        # Held for a few instructions.
+        self._lock = threading.Lock()
+        self._free = list(range(0, size, _ID_BYTES))
+        self._taken: dict[tuple[bytes, int], int] = {}
+
+    @property
+    def full(self) -> bool:
+        """Whether a commit must come before the next call may start."""
+        return not self._free
+
+    def started(self, caller: bytes, sequence: int) -> None:
+        """A call is about to start.  There is a free slot (see :attr:`full`)."""
+        with self._lock:
+            at = self._taken[caller, sequence] = self._free.pop()
+        self._page[at : at + _ID_BYTES] = caller + sequence.to_bytes(8, "big")
+
+    def committed(self, calls: list[tuple[bytes, int]]) -> None:
+        """Calls are committed; those that never started are not here."""
+        for call in calls:
+            with self._lock:
+                at = self._taken.pop(call, None)
+            if at is not None:
+                self._page[at : at + _ID_BYTES] = _NOTHING
+                with self._lock:
+                    self._free.append(at)
+
+
+def interrupted_calls(launch: Launch) -> list[str]:
+    """Return the ids (hex) of the calls that a process's death interrupted; once.
+
+    :param launch: of the process, which has been reaped.
+    """
+    path = _path(launch)
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:  # it kept none, or it did not get as far
+        return []
+    path.unlink()
+    ids = (data[at : at + _ID_BYTES] for at in range(0, len(data), _ID_BYTES))
+    return [call.hex() for call in ids if call != _NOTHING]

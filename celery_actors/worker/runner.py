@@ -1,0 +1,323 @@
+"""Running one call: from its payload to the results that are to be committed.
+
+Shared by the executors, which differ in when and in which thread a call runs.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import traceback
+from collections.abc import Callable, Container, Mapping, Sequence
+from contextvars import ContextVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from celery_actors import serialization
+from celery_actors.exceptions import (
+    ActorDiedError,
+    ActorsError,
+    ActorUnavailableError,
+    TaskCancelledError,
+    TaskError,
+)
+from celery_actors.ids import object_id
+from celery_actors.protocol.call_options import (
+    DEFAULT_OPTIONS,
+    decode_options,
+    split_options,
+)
+from celery_actors.protocol.calls import Call, CallFlag
+from celery_actors.protocol.concurrency import DEFAULT_GROUP
+from celery_actors.worker.activity import Activity
+from celery_actors.worker.cancellation import Cancellations, RunningCall
+from celery_actors.worker.commits import Commits, Result
+from celery_actors.worker.exits import ActorExit
+from celery_actors.worker.instance import Instance
+
+if TYPE_CHECKING:
+    from celery_actors.client.process import Process
+    from celery_actors.worker.recorder import Recorder
+
+__all__ = ["Run", "Runner", "current_run", "task_error"]
+
+logger = logging.getLogger(__name__)
+
+
+def _terminate(_object: Any) -> None:
+    raise ActorExit("it was told to terminate (__ray_terminate__)")
+
+
+_SYSTEM_METHODS: dict[str, Callable[..., Any]] = {
+    "__ray_ready__": lambda _object: True,
+    "__ray_call__": lambda object_, function, *args, **kwargs: function(object_, *args, **kwargs),
+    "__ray_terminate__": _terminate,
+}
+
+
+def task_error(name: str, error: BaseException) -> TaskError:
+    """Return the error that getters of a failed call get; our own frames are left out."""
+    if isinstance(error, TaskError):  # of a ref argument, or of a nested get
+        cause = error.cause if error.cause is not None else error
+        return TaskError(error.function_name, error.remote_traceback, cause)
+    trace = error.__traceback__
+    here = str(Path(__file__).parent)
+    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(here):
+        trace = trace.tb_next
+    text = "".join(traceback.format_exception(type(error), error, trace))
+    return TaskError(name, text, error)
+
+
+class Run:
+    """One call that runs (or is about to)."""
+
+    __slots__ = (
+        "attempt",
+        "call",
+        "flags",
+        "observed",
+        "options",
+        "over",
+        "payload",
+        "running",
+        "since",
+    )
+
+    def __init__(self, call: Call, running: RunningCall) -> None:
+        self.call = call
+        self.running = running
+        self.attempt = 0
+        self.flags = call.flags
+        self.payload = call.payload
+        self.options = DEFAULT_OPTIONS
+        self.observed = False
+        self.over = False
+        self.since = 0.0
+        if call.flags & CallFlag.OPTIONS:
+            pickled, self.payload = split_options(call.payload)
+            self.options = decode_options(pickled)
+
+
+#: The call that this thread, or this asyncio task, runs.
+current_run: ContextVar[Run | None] = ContextVar("current_run", default=None)
+
+
+class Runner:
+    """Begins and ends calls.  Used by the threads that run them.
+
+    :ivar stop: why the actor is over, once it is.
+    :param attempts: how often calls that the death of earlier incarnations interrupted were
+        begun, by caller and sequence.
+    """
+
+    def __init__(
+        self,
+        process: Process,
+        instance: Instance,
+        commits: Commits,
+        activity: Activity,
+        cancellations: Cancellations,
+        recorder: Recorder | None,
+        attempts: Mapping[tuple[bytes, int], int],
+    ) -> None:
+        self._process = process
+        self._instance = instance
+        self._commits = commits
+        self._activity = activity
+        self._cancellations = cancellations
+        self._recorder = recorder
+        self._attempts = attempts
+        self.stop: str | None = None
+        self.ended_itself = False
+        """Whether user code said that the actor is over: what waits then is not run."""
+
+    # -- before -----------------------------------------------------------------------
+
+    def is_special(self, call: Call) -> bool:
+        """Whether a call is none: it only takes a place among the caller's calls."""
+        return bool(call.flags & (CallFlag.RELEASE | CallFlag.CANCELLED))
+
+    def do_special(self, call: Call) -> None:
+        """Do what such a call stands for."""
+        if call.flags & CallFlag.RELEASE:  # the caller's hold goes, behind its last call
+            control, actor = self._process.control, self._process.actor_hex
+            if control.release_hold(actor, call.payload.decode()):
+                self.stop = "no handle to it is left"
+            self._commits.add(call.caller, call.sequence, [])
+        else:
+            self._commits.add(call.caller, call.sequence, self.cancelled_results(call))
+
+    def group(self, call: Call, groups: Container[str]) -> str:
+        """Return the concurrency group in which a call runs."""
+        if not call.flags & CallFlag.OPTIONS:
+            return DEFAULT_GROUP
+        group = decode_options(split_options(call.payload)[0]).group
+        # The caller has checked the name; a class that changed since then has a default.
+        return group if group is not None and group in groups else DEFAULT_GROUP
+
+    def begin(self, call: Call) -> Run | None:
+        """Begin a call; ``None``: it is not to run, and what is to be said was said."""
+        running = self._cancellations.start(call.caller, call.task)
+        if running is None:
+            self._commits.add(call.caller, call.sequence, self.cancelled_results(call))
+            return None
+        run = Run(call, running)
+        if self._attempts:
+            run.attempt = self._attempts.get((call.caller, call.sequence), 0)
+            if run.attempt and not self._may_run_again(run):
+                self._refuse(run)
+                return None
+        recorder = self._recorder
+        if recorder is not None:
+            if recorder.full:
+                self._commits.settle()
+            recorder.started(call.caller, call.sequence)
+        run.observed = self._activity.begin(call)
+        if run.observed:
+            run.since = time.monotonic()
+        current_run.set(run)
+        return run
+
+    def _may_run_again(self, run: Run) -> bool:
+        retries = run.options.retries
+        return retries < 0 or run.attempt <= retries
+
+    def _refuse(self, run: Run) -> None:
+        """The death of the process interrupted this call, and nothing says to repeat it."""
+        self._cancellations.end(run.running)
+        name = self._instance.describe(run.call.method)
+        error = ActorUnavailableError(
+            f"{name} was interrupted by the death of the actor's process (attempt {run.attempt}); "
+            "the actor was begun again, but the call may have had its effects and is not repeated: "
+            "give it max_task_retries if it may be",
+            self._process.actor_hex,
+        )
+        self._commits.add(run.call.caller, run.call.sequence, self._errors(run.call, error))
+
+    def prepare(self, run: Run) -> tuple[Callable[..., Any], Sequence[Any], Mapping[str, Any]]:
+        """Return what is to be called, with its arguments."""
+        call, instance = run.call, self._instance
+        source = f"{call.caller.hex()}/c{call.sequence}:{self._process.actor_hex}"
+        args, kwargs = instance.arguments(run.payload, run.flags, source)
+        system = _SYSTEM_METHODS.get(call.method)
+        if system is not None:
+            return system, (instance.object, *args), kwargs
+        return instance.target(call.method), args, kwargs
+
+    # -- after ------------------------------------------------------------------------
+
+    def runs_again(self, run: Run, error: BaseException) -> bool:
+        """Whether a call that raised is run again, in its place."""
+        options = run.options
+        if not options.retry_exceptions or run.running.cancelled:
+            return False
+        if not options.retries_after(error):
+            return False
+        run.attempt += 1
+        return self._may_run_again(run)
+
+    def end(self, run: Run, value: Any, error: BaseException | None) -> None:
+        """A call is over: have its results committed."""
+        call = run.call
+        run.over = True
+        self._cancellations.end(run.running)
+        if call.flags & CallFlag.STORE_NOTHING:
+            results: Sequence[Result] = []
+            if error is not None:
+                logger.info("a call whose result nobody holds failed: %s: %s", call.method, error)
+        elif error is None:
+            results, error = self._results(run, value)
+        else:
+            results = self._errors(call, error)
+        del value
+        self._activity.end(call, error, time.monotonic() - run.since if run.observed else None)
+        self._commits.add(call.caller, call.sequence, results)
+
+    def exited(self, run: Run, exit_: SystemExit) -> ActorsError:
+        """User code ends the actor: returns what getters of that call get."""
+        name = self._instance.describe(run.call.method)
+        why = str(exit_) if isinstance(exit_, ActorExit) else f"it called sys.exit() in {name}"
+        self.stop, self.ended_itself = why, True
+        actor = self._process.actor_hex
+        return ActorDiedError(f"actor {actor} ended: {why}", actor)
+
+    def cancelled(self, run: Run) -> TaskCancelledError:
+        """Return the error of a call that was cancelled while it ran."""
+        return TaskCancelledError(f"{self._instance.describe(run.call.method)} was cancelled")
+
+    def cancelled_results(self, call: Call) -> Sequence[Result]:
+        """Return the results of a call that never ran, since it was cancelled."""
+        if call.flags & CallFlag.STORE_NOTHING:
+            return []
+        name = self._instance.describe(call.method)
+        return self._errors(call, TaskCancelledError(f"{name} was cancelled before it ran"))
+
+    def cancelled_result(self, caller: bytes, task: int) -> Result:
+        """Return the (first) result of a call that waits in the mailbox and was cancelled."""
+        error = TaskCancelledError(f"a call to actor {self._process.actor_hex} was cancelled")
+        oid = object_id(caller, task)
+        return oid, task, 0, self._process.codec.encode_error(oid, error), False
+
+    def _values(self, run: Run, value: Any) -> Sequence[Any]:
+        returns = run.call.returns
+        if returns == 1:
+            return (value,)
+        if returns == 0:
+            return ()
+        try:
+            values = tuple(value)
+        except TypeError:
+            values = (value,)
+        if len(values) != returns:
+            raise ValueError(
+                f"{self._instance.describe(run.call.method)} was called with num_returns="
+                f"{returns} and returned {len(values)} value(s): return a tuple or list of "
+                f"exactly {returns}"
+            )
+        return values
+
+    def _results(self, run: Run, value: Any) -> tuple[Sequence[Result], BaseException | None]:
+        results: list[Result] = []
+        call = run.call
+        try:
+            for index, part in enumerate(self._values(run, value)):
+                oid = object_id(call.caller, call.task, index)
+                results.append(self.stored(call, part, oid, call.task, index))
+        except Exception as error:  # noqa: BLE001 - a generator of user code may raise anything
+            return self._errors(call, error), error
+        return results, None
+
+    def stored(self, call: Call, value: Any, oid: bytes, sequence: int, place: int) -> Result:
+        """Return a value of a call in its stored form, under the id that has these parts.
+
+        :raises SerializationError: it can't be pickled.
+        """
+        dumped = serialization.dumps(
+            value, lambda: f"the result of {self._instance.describe(call.method)}"
+        )
+        for actor in dumped.actors:
+            # The stored object holds the actor before this process may let it go.
+            self._process.control.hold(actor.hex(), f"{call.caller.hex()}/o{sequence}.{place}")
+        blob = self._process.codec.encode(oid, dumped)
+        return oid, sequence, place, blob, bool(dumped.actors or dumped.objects)
+
+    def stored_error(
+        self, call: Call, error: BaseException, oid: bytes, sequence: int, place: int
+    ) -> Result:
+        """Return what getters of that value get instead of it."""
+        blob = self._process.codec.encode_error(oid, self.error_of(call, error))
+        return oid, sequence, place, blob, False
+
+    def error_of(self, call: Call, error: BaseException) -> ActorsError:
+        """Return the error that getters get."""
+        if isinstance(error, ActorsError) and not isinstance(error, TaskError):
+            return error
+        return task_error(self._instance.describe(call.method), error)
+
+    def _errors(self, call: Call, error: BaseException) -> Sequence[Result]:
+        wrapped = self.error_of(call, error)
+        oids = [object_id(call.caller, call.task, index) for index in range(call.returns)]
+        return [
+            self.stored_error(call, wrapped, oid, call.task, index)
+            for index, oid in enumerate(oids)
+        ]

@@ -1,0 +1,113 @@
+"""The producer's side of a stream: what a generator yields leaves as it is yielded.
+
+Each value is stored under an id of its own and pushed to the caller.  The call's return
+value, stored at its end, is their number, so that a caller which lost pushes knows what to
+read from the store.  An exception in the generator becomes the stream's last value.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from celery_actors.ids import item_sequence, object_id
+from celery_actors.worker.commits import Commits
+from celery_actors.worker.runner import Run, Runner
+
+if TYPE_CHECKING:
+    from celery_actors.client.process import Process
+
+__all__ = ["Producer", "produce", "produce_async"]
+
+_LOOK_EVERY = 5.0
+
+
+class Producer:
+    """Sends the values of one generator, and waits for its consumer where it must."""
+
+    def __init__(self, process: Process, commits: Commits, runner: Runner, run: Run) -> None:
+        self._process = process
+        self._commits = commits
+        self._runner = runner
+        self._run = run
+        self._credit = run.options.window
+        self.count = 0
+
+    def _place(self) -> tuple[bytes, int, int]:
+        call = self._run.call
+        sequence, place = item_sequence(call.task, self.count)
+        return object_id(call.caller, sequence, place), sequence, place
+
+    def send(self, value: Any) -> None:
+        """Send one value."""
+        call = self._run.call
+        result = self._runner.stored(call, value, *self._place())
+        self._commits.add_values(call.caller, [result])
+        self.count += 1
+
+    def send_error(self, error: BaseException) -> None:
+        """The generator raised: its error is the last value."""
+        call = self._run.call
+        result = self._runner.stored_error(call, error, *self._place())
+        self._commits.add_values(call.caller, [result])
+        self.count += 1
+
+    @property
+    def must_wait(self) -> bool:
+        """Whether the consumer has to take a value before the next may be made."""
+        if self._run.options.window < 0:
+            return False
+        self._credit -= 1
+        return self._credit < 0
+
+    def wait(self) -> bool:
+        """Wait until the consumer has taken a value; False: nobody consumes any more."""
+        call, process = self._run.call, self._process
+        while not self._run.running.cancelled:
+            if process.results.take_credit(call.caller, call.task, _LOOK_EVERY):
+                self._credit += 1
+                return True
+            if not process.control.caller_alive(call.caller.hex()):
+                return False
+        return False
+
+
+def produce(producer: Producer, run: Run, generator: Any) -> int:
+    """Send all that ``generator`` yields; returns how many values there were."""
+    try:
+        for value in _iterate(generator):
+            producer.send(value)
+            if run.running.cancelled or (producer.must_wait and not producer.wait()):
+                break
+    except Exception as error:  # noqa: BLE001 - user code raises anything; the getter gets it
+        producer.send_error(error)
+    return producer.count
+
+
+async def produce_async(producer: Producer, run: Run, generator: Any) -> int:
+    """As :func:`produce`, on an event loop; takes both kinds of generators."""
+    try:
+        if isinstance(generator, AsyncIterable):
+            async for value in generator:
+                producer.send(value)
+                if producer.must_wait and not await asyncio.to_thread(producer.wait):
+                    break
+        else:
+            for value in _iterate(generator):
+                producer.send(value)
+                if producer.must_wait and not await asyncio.to_thread(producer.wait):
+                    break
+                await asyncio.sleep(0)  # other calls of the actor get their turn
+    except Exception as error:  # noqa: BLE001 - user code raises anything; the getter gets it
+        producer.send_error(error)
+    return producer.count
+
+
+def _iterate(generator: Any) -> Iterator[Any]:
+    if not isinstance(generator, Iterable):
+        raise TypeError(
+            f"num_returns='streaming' is for generators, and {type(generator).__qualname__} is "
+            "none: yield the values, or return a list"
+        )
+    return iter(generator)

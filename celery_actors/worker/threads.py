@@ -1,0 +1,89 @@
+"""The executor of threaded actors: as many calls at a time as their groups allow.
+
+The main thread takes calls from the inbox in their order and hands each to its group; a
+group's threads begin them in that order.
+"""
+
+from __future__ import annotations
+
+import threading
+from queue import SimpleQueue
+from typing import Any
+
+from celery_actors.protocol.calls import Call
+from celery_actors.protocol.concurrency import Concurrency
+from celery_actors.worker.executor import Executor
+from celery_actors.worker.intake import PLAIN_CALLER, PlainCall
+from celery_actors.worker.progress import Progress
+
+__all__ = ["ThreadedExecutor"]
+
+
+class ThreadedExecutor(Executor):
+    """Runs calls in threads.
+
+    Assumption: user code of a threaded actor guards its own state (as in Ray).
+    """
+
+    def __init__(
+        self, *args: Any, concurrency: Concurrency, progress: Progress, **options: Any
+    ) -> None:
+        super().__init__(*args, **options)
+        self._concurrency = concurrency
+        self._progress = progress
+        self._queues: dict[str, SimpleQueue[Call | PlainCall | None]] = {}
+        self._threads: list[threading.Thread] = []
+        self._leaving = False
+
+    def run(self) -> str:
+        """Run until the actor is over and its threads are at rest; returns why."""
+        for group, limit in self._concurrency.groups.items():
+            queue: SimpleQueue[Call | PlainCall | None] = SimpleQueue()
+            self._queues[group] = queue
+            for number in range(limit):
+                name = f"celery-actors-{group or 'calls'}-{number}"
+                thread = threading.Thread(target=self._work, args=(queue,), name=name, daemon=True)
+                self._threads.append(thread)
+                thread.start()
+        return super().run()
+
+    def _next(self) -> Any:
+        # Commits and acknowledgements go on in the calls' threads and the flusher.
+        return self._inbox.get()
+
+    def _take(self, item: Any) -> None:
+        if isinstance(item, PlainCall):
+            self._progress.begin(PLAIN_CALLER, item.sequence)
+            self._queues[self._plain.group(item, self._queues)].put(item)
+        elif isinstance(item, list):
+            for call in item:
+                self._progress.begin(call.caller, call.sequence)
+                if self._runner.is_special(call):
+                    self._runner.do_special(call)
+                else:
+                    self._queues[self._runner.group(call, self._queues)].put(call)
+        else:
+            super()._take(item)
+        if self._runner.stop is not None:
+            self._wait_for_threads()
+
+    def _wait_for_threads(self) -> None:
+        """What runs ends first; if the actor did not end itself, also what was submitted."""
+        self._leaving = self._runner.ended_itself
+        for group, limit in self._concurrency.groups.items():
+            for _ in range(limit):
+                self._queues[group].put(None)
+        for thread in self._threads:
+            thread.join()
+
+    def _work(self, queue: SimpleQueue[Call | PlainCall | None]) -> None:
+        while (call := queue.get()) is not None:
+            if self._leaving:
+                continue
+            if isinstance(call, PlainCall):
+                self._plain.run(call)
+            else:
+                self._call(call)
+                if self._runner.ended_itself:
+                    self._leaving = True
+                    self._inbox.put(self._runner.stop)
