@@ -13,6 +13,7 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from copy import copy
 from time import monotonic
 from typing import Any
 
@@ -212,7 +213,8 @@ class Process:
         """Return the value of a settled entry, or raise what getting it raises."""
         if entry.state is ObjectState.FAILED:
             assert entry.error is not None
-            raise entry.error
+            # A copy: its traceback refers to frames, and these to refs, to this entry.
+            raise copy(entry.error) from entry.error.__cause__
         blob = entry.blob
         if blob is None:
             blob = self.results.fetch([entry.oid])[0]

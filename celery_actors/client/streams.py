@@ -143,7 +143,7 @@ class Stream:
         try:
             return int(self._process.load(self.end)), None
         except Exception as error:  # noqa: BLE001 - it becomes the next value's
-            return 0, error
+            return 0, error.with_traceback(None)  # its frames refer to this stream
 
     def next_entry(self, timeout: float | None = None) -> Entry | None:
         """Wait for the next value and take it; ``None``: the stream is over.

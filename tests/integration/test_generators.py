@@ -1,0 +1,218 @@
+"""Streaming generators: values arrive as they are yielded."""
+
+from __future__ import annotations
+
+import asyncio
+import pickle
+import threading
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from waiting import wait_until
+
+import celery_actors as ray
+from celery_actors.client.current import require_process
+from celery_actors.exceptions import ActorDiedError, GetTimeoutError
+from celery_actors.generators import ObjectRefGenerator
+
+pytestmark = pytest.mark.usefixtures("cluster")
+
+
+@ray.remote
+class Producer:
+    def __init__(self) -> None:
+        self.made = 0
+
+    def count(self, number: int) -> Iterator[int]:
+        for value in range(number):
+            self.made = value + 1
+            yield value
+
+    def arrays(self, number: int) -> Iterator[Any]:
+        for value in range(number):
+            yield np.full(50_000, value)
+
+    def breaks(self) -> Iterator[int]:
+        yield 1
+        yield 2
+        raise ValueError("in the middle")
+
+    def dies(self) -> Iterator[int]:
+        import os
+
+        yield 1
+        require_process()  # the value is on its way before the end
+        os.kill(os.getpid(), 9)
+
+    @ray.method(num_returns="streaming")
+    def listed(self) -> list[int]:
+        return [7, 8]
+
+    def how_many(self) -> int:
+        return self.made
+
+
+@ray.remote(max_concurrency=4)
+class Gate:
+    def __init__(self) -> None:
+        self.opened = threading.Semaphore(0)
+
+    def let(self) -> None:
+        self.opened.release()
+
+    def values(self) -> Iterator[int]:
+        for value in range(3):
+            assert self.opened.acquire(timeout=30)
+            yield value
+
+
+@ray.remote
+class AsyncProducer:
+    async def count(self, number: int) -> AsyncIterator[int]:
+        for value in range(number):
+            await asyncio.sleep(0)
+            yield value
+
+    async def breaks(self) -> AsyncIterator[int]:
+        yield 1
+        raise ValueError("in the middle")
+
+    def plain(self, number: int) -> Iterator[int]:
+        yield from range(number)
+
+
+@ray.remote
+def squares(number: int) -> Iterator[int]:
+    for value in range(number):
+        yield value * value
+
+
+def test_a_generator_method_streams_by_default() -> None:
+    stream = Producer.remote().count.remote(1000)
+    assert isinstance(stream, ObjectRefGenerator)
+    assert [ray.get(ref) for ref in stream] == list(range(1000))
+    assert stream.is_finished()
+    with pytest.raises(StopIteration):
+        next(stream)
+
+
+def test_a_generator_task_streams_by_default() -> None:
+    assert [ray.get(ref) for ref in squares.remote(5)] == [0, 1, 4, 9, 16]
+    assert [ray.get(ref) for ref in squares.options(num_returns="streaming").remote(0)] == []
+
+
+def test_a_fixed_number_of_values_comes_from_a_generator_too() -> None:
+    assert ray.get(squares.options(num_returns=3).remote(3)) == [0, 1, 4]
+
+
+def test_values_are_there_while_the_generator_goes_on() -> None:
+    gate = Gate.remote()
+    stream = gate.values.remote()
+    assert not stream.next_ready()
+    with pytest.raises(GetTimeoutError, match="value 0"):
+        stream._next_sync(0.05)
+    for value in range(3):
+        gate.let.remote()
+        assert ray.get(next(stream)) == value
+    with pytest.raises(StopIteration):
+        next(stream)
+
+
+def test_asynchronous_generators() -> None:
+    actor = AsyncProducer.remote()
+    assert [ray.get(ref) for ref in actor.count.remote(300)] == list(range(300))
+    assert [ray.get(ref) for ref in actor.plain.remote(3)] == [0, 1, 2]
+
+    async def main() -> list[int]:
+        return [await ref async for ref in actor.count.remote(20)]
+
+    assert asyncio.run(main()) == list(range(20))
+
+
+@pytest.mark.parametrize(("kind", "before"), [(Producer, [1, 2]), (AsyncProducer, [1])])
+def test_an_error_in_the_middle_is_the_last_value(kind: Any, before: list[int]) -> None:
+    stream = kind.remote().breaks.remote()
+    assert [ray.get(next(stream)) for _ in before] == before
+    last = next(stream)
+    with pytest.raises(ValueError, match="in the middle"):
+        ray.get(last)
+    with pytest.raises(StopIteration):
+        next(stream)
+
+
+def test_the_death_of_the_producer_ends_the_stream_with_its_error() -> None:
+    stream = Producer.remote().dies.remote()
+    refs = list(stream)
+    with pytest.raises(ActorDiedError):
+        ray.get(refs[-1])
+    with pytest.raises(ActorDiedError):
+        ray.get(stream.completed())
+
+
+def test_completed_is_ready_at_the_end() -> None:
+    stream = squares.remote(4)
+    assert ray.get(stream.completed()) == 4
+    assert stream.next_ready()
+    assert [ray.get(ref) for ref in stream] == [0, 1, 4, 9]
+
+
+def test_large_values() -> None:
+    arrays = [ray.get(ref) for ref in Producer.remote().arrays.remote(5)]
+    assert [int(array.sum()) for array in arrays] == [50_000 * value for value in range(5)]
+
+
+def test_a_consumer_holds_its_producer_back() -> None:
+    actor = Producer.options(max_concurrency=2).remote()
+    stream = actor.count.options(_generator_backpressure_num_objects=4).remote(50)
+    assert ray.get(next(stream)) == 0
+    assert ray.get(next(stream)) == 1
+    # Two were taken, four may wait, and one more is made and held.
+    wait_until(lambda: ray.get(actor.how_many.remote()) >= 6, "the producer to fill its window")
+    assert ray.get(actor.how_many.remote()) <= 7
+    assert [ray.get(ref) for ref in stream] == list(range(2, 50))
+
+
+def test_an_asynchronous_consumer_holds_its_producer_back() -> None:
+    actor = AsyncProducer.remote()
+    stream = actor.count.options(_generator_backpressure_num_objects=2).remote(20)
+    assert [ray.get(ref) for ref in stream] == list(range(20))
+
+
+def test_values_of_a_dropped_stream_are_released() -> None:
+    process = require_process()
+    stream = squares.remote(200)
+    ray.get(stream.completed())
+    ray.get(next(stream))
+    del stream
+    wait_until(
+        lambda: not any(
+            process.redis.hlen(key)
+            for key in process.redis.scan_iter(f"ca:r:{process.caller.hex()}:*")
+        ),
+        "the values to leave Redis",
+    )
+    wait_until(lambda: not process.streams._streams, "the stream to be forgotten")
+
+
+def test_what_streams_and_is_no_generator() -> None:
+    actor = Producer.remote()
+    assert [ray.get(ref) for ref in actor.listed.remote()] == [7, 8]
+    stream = actor.how_many.options(num_returns="streaming").remote()
+    with pytest.raises(TypeError, match="is for generators, and int is none"):
+        ray.get(next(stream))
+
+
+def test_a_generator_of_refs_stays_where_it_is() -> None:
+    stream = squares.remote(2)
+    with pytest.raises(TypeError, match="can't be serialized"):
+        pickle.dumps(stream)
+    ray.get(stream.completed())
+
+
+def test_ten_streams_at_a_time() -> None:
+    actor = AsyncProducer.remote()
+    streams = [actor.count.remote(50) for _ in range(10)]
+    for stream in streams:
+        assert [ray.get(ref) for ref in stream] == list(range(50))
