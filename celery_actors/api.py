@@ -148,7 +148,7 @@ def cancel(
     method ``get_runtime_context().is_canceled()`` becomes true; a running task is
     interrupted (KeyboardInterrupt).  Getting the ref raises ``TaskCancelledError``.
 
-    :param force: kill the process of a running task.
+    :param force: kill the process of a running task; its ref raises ``WorkerCrashedError``.
     :param recursive: cancel also what the call has called.
     :raises TypeError: ``ref`` is neither a ref nor a generator.
     :raises ValueError: ``force`` of an actor's call.

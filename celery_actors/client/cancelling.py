@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from celery_actors.client.creation import kill_actor
 from celery_actors.client.objects import Entry, ObjectState
 from celery_actors.client.outbox import Outbox, PendingCall
-from celery_actors.exceptions import TaskCancelledError
+from celery_actors.exceptions import ActorsError, TaskCancelledError, WorkerCrashedError
 from celery_actors.ids import actor_hostname, mailbox_name, split_object_id
 from celery_actors.protocol.calls import CallFlag
 from celery_actors.protocol.orders import Order, OrderKind
@@ -18,10 +18,15 @@ if TYPE_CHECKING:
 __all__ = ["cancel", "cancel_as_owner", "cancel_children"]
 
 
+_WITHDRAWN = TaskCancelledError("the call was cancelled before it ran")
+_KILLED = WorkerCrashedError("the task was cancelled with force=True: its process was killed")
+
+
 def cancel(process: Process, entry: Entry, force: bool, recursive: bool) -> None:
     """Cancel the call that produces an object.
 
-    :param force: kill the process of a task that runs.
+    :param force: kill the process of a task that runs; getting it raises
+        ``WorkerCrashedError`` (as Ray).
     :param recursive: also what the call has called.
     :raises ValueError: ``force`` of an actor's call.
     """
@@ -56,9 +61,8 @@ def cancel(process: Process, entry: Entry, force: bool, recursive: bool) -> None
         process.listener.wake_all()
     elif force:
         call.retries = 0
-        call.flags |= CallFlag.CANCELLED
         with process.lock:
-            _settle(process, call)
+            _settle(process, call, _KILLED)
         process.run_after()
         process.listener.wake_all()
         kill_actor(process, box.actor, "the task that it ran was cancelled with force=True")
@@ -92,8 +96,7 @@ def _find(process: Process, task: int) -> tuple[Outbox, PendingCall] | None:
     return None
 
 
-def _settle(process: Process, call: PendingCall) -> None:
-    error = TaskCancelledError(f"call {call.method.decode()} was cancelled before it was over")
+def _settle(process: Process, call: PendingCall, error: ActorsError = _WITHDRAWN) -> None:
     for entry in call.entries:
         process.objects.settle(entry, ObjectState.FAILED, error=error)
 

@@ -221,6 +221,8 @@ class Runner:
         call = run.call
         run.over = True
         self._cancellations.end(run.running)
+        if error is None and run.running.cancelled:  # it saw that, or was too quick to
+            error = self.cancelled(run)
         if call.flags & CallFlag.STORE_NOTHING:
             results: Sequence[Result] = []
             if error is not None:

@@ -123,7 +123,6 @@ def test_max_concurrency_bounds_an_asyncio_actor() -> None:
     more = [actor.wait.remote("c"), actor.double.remote(5)]
     ready, rest = ray.wait(more, num_returns=1, timeout=0.3)
     assert (ready, rest) == ([], more)  # a, b and c fill it
-    require_process().control.kill  # the actor is ended below, with its waiting calls
     ray.kill(actor)
     with pytest.raises(ActorDiedError):
         ray.get(waiting)

@@ -187,9 +187,11 @@ def test_values_of_a_dropped_stream_are_released() -> None:
     ray.get(next(stream))
     del stream
     wait_until(
-        lambda: not any(
-            process.redis.hlen(key)
-            for key in process.redis.scan_iter(f"ca:r:{process.caller.hex()}:*")
+        lambda: (
+            not any(
+                process.redis.hlen(key)
+                for key in process.redis.scan_iter(f"ca:r:{process.caller.hex()}:*")
+            )
         ),
         "the values to leave Redis",
     )
