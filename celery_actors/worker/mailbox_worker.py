@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import ChainMap
 from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar
 
 from celery import Celery, bootsteps
@@ -39,6 +41,18 @@ logger = logging.getLogger(__name__)
 PREFETCH = 64
 _HEARTBEAT = 8.0
 _WORKER_HEARTBEAT = 30.0
+
+_ONE_MAILBOX = "an actor consumes its own mailbox and nothing else"
+_NO_POOL = "an actor is one process and has no pool: its size can't be changed"
+_REFUSED = {
+    "add_consumer": _ONE_MAILBOX,
+    "cancel_consumer": f"{_ONE_MAILBOX}: to end it, kill the actor",
+    "pool_grow": _NO_POOL,
+    "pool_shrink": _NO_POOL,
+    "pool_restart": _NO_POOL,
+    "autoscale": _NO_POOL,
+}
+"""Remote-control commands that would make it something else than one actor with one mailbox."""
 
 
 class _EveryName(dict[str, Any]):
@@ -127,6 +141,19 @@ class _Tasks(Tasks):  # type: ignore[misc]
 class _Control(Control):  # type: ignore[misc]
     requires = (_Tasks,)
 
+    def __init__(self, c: Any, **kwargs: Any) -> None:
+        super().__init__(c, **kwargs)
+        node = self.box.node
+        refusals = {command: partial(_refuse, command, why) for command, why in _REFUSED.items()}
+        # In front of the panel, which all workers of a process share.
+        node.handlers = ChainMap(refusals, node.handlers)
+
+
+def _refuse(command: str, why: str, _state: Any, **_arguments: Any) -> dict[str, str]:
+    """Answer a remote-control command that an actor does not obey."""
+    logger.warning("refused %s: %s", command, why)
+    return {"error": why}
+
 
 class _MailboxConsumer(Consumer):  # type: ignore[misc]
     """Consumes the mailbox; every message goes to the intake."""
@@ -167,26 +194,12 @@ class _MailboxConsumer(Consumer):  # type: ignore[misc]
         self.controller.acks.reset()
         super().on_close()
 
-    def add_task_queue(self, queue: str, *_args: Any, **_options: Any) -> None:
-        """Refused: an actor consumes its own mailbox and nothing else."""
-        logger.warning("refused to consume %s: an actor has one mailbox", queue)
-
-    def cancel_task_queue(self, queue: str) -> None:
-        """Refused: an actor that does not consume its mailbox is no actor."""
-        logger.warning("refused to stop consuming %s: kill the actor instead", queue)
-
 
 class _ExecutorPool(BasePool):  # type: ignore[misc]
     """The executor, as Celery's tools are shown it.  Nothing is ever applied to it."""
 
     task_join_will_block = False
     body_can_be_buffer = True
-
-    def grow(self, n: int = 1) -> None:
-        raise NotImplementedError("an actor runs one call at a time: its pool can't grow")
-
-    def shrink(self, n: int = 1) -> None:
-        raise NotImplementedError("an actor runs one call at a time: its pool can't shrink")
 
 
 class MailboxWorker(WorkController):  # type: ignore[misc]
