@@ -17,12 +17,13 @@ Example::
     print(ray.get([counter.increment.remote() for _ in range(3)]))   # [1, 2, 3]
 """
 
-from celery_actors import exceptions
+from celery_actors import actor, exceptions
 from celery_actors.api import (
     available_resources,
     cancel,
     cluster_resources,
     get,
+    get_actor,
     get_gpu_ids,
     init,
     is_initialized,
@@ -37,17 +38,21 @@ from celery_actors.generators import ObjectRefGenerator
 from celery_actors.handle import ActorHandle
 from celery_actors.refs import ObjectRef
 from celery_actors.remote import method, remote
+from celery_actors.runtime_context import get_runtime_context
 
 __all__ = [
     "ActorHandle",
     "ObjectRef",
     "ObjectRefGenerator",
+    "actor",
     "available_resources",
     "cancel",
     "cluster_resources",
     "exceptions",
     "get",
+    "get_actor",
     "get_gpu_ids",
+    "get_runtime_context",
     "init",
     "install",
     "is_initialized",

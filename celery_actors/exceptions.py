@@ -11,6 +11,7 @@ from typing import Any
 from celery_actors.control.errors import InsufficientResources, NodeNameTaken
 
 __all__ = [
+    "ActorAlreadyExistsError",
     "ActorDiedError",
     "ActorError",
     "ActorUnavailableError",
@@ -101,6 +102,10 @@ class ActorDiedError(ActorError):
 
 class ActorUnavailableError(ActorError):
     """The actor can't be reached now; a later call may succeed."""
+
+
+class ActorAlreadyExistsError(ActorsError, ValueError):
+    """A living actor has that name in that namespace already."""
 
 
 class TaskError(ActorsError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from celery_actors import serialization
 from celery_actors.client.current import require_process
@@ -13,9 +13,13 @@ from celery_actors.client.holds import Hold
 from celery_actors.generators import ObjectRefGenerator
 from celery_actors.options import STREAMING, MethodOptions
 from celery_actors.protocol.call_options import CallOptions, encode_options
+from celery_actors.protocol.creation import decode_handle, encode_handle
 from celery_actors.refs import ObjectRef
 from celery_actors.signatures import ParameterList
 from celery_actors.submission import dump_arguments
+
+if TYPE_CHECKING:
+    from celery_actors.client.process import Process
 
 __all__ = [
     "ActorHandle",
@@ -23,6 +27,9 @@ __all__ = [
     "ClassDescription",
     "MethodDescription",
     "check_group",
+    "describe_class",
+    "existing_handle",
+    "weak_handle",
 ]
 
 logger = logging.getLogger(__name__)
@@ -253,6 +260,32 @@ def _arrived(actor: bytes, description: ClassDescription, strong: bool) -> Actor
     # To a dead actor, and of an actor to itself, the handle is weak.
     hold = process.hold(actor) if strong and actor != process.actor_id else None
     return ActorHandle(actor, description, hold)
+
+
+def describe_class(process: Process, actor: bytes, description: ClassDescription) -> bytes:
+    """Return what handles to an actor are made from where it is found by its name."""
+    dumped = serialization.dumps(description, lambda: f"the methods of {description.name}")
+    return encode_handle(process.signer, actor, bytes(dumped.frames[0]))
+
+
+def weak_handle(
+    process: Process, actor: bytes, described: bytes, hold: Hold | None = None
+) -> ActorHandle[Any]:
+    """Return a handle made from what :func:`describe_class` returned.
+
+    :param hold: makes it a strong one.
+    """
+    pickled = decode_handle(process.signer, actor, described)
+    return ActorHandle(actor, serialization.loads([pickled]), hold)
+
+
+def existing_handle(process: Process, actor: bytes) -> ActorHandle[Any] | None:
+    """Return a strong handle to an actor of another process; ``None``: it is ending."""
+    described = process.control.actor_handle(actor.hex())
+    hold = process.hold(actor)
+    if described is None or hold is None:
+        return None
+    return weak_handle(process, actor, described, hold)
 
 
 def actor_id_of(handle: Any) -> bytes:

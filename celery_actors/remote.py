@@ -10,13 +10,28 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar, overload
 
 from celery_actors import serialization
-from celery_actors.client.creation import begin_actor, create_actor, create_when_ready
+from celery_actors.client.creation import (
+    abandon_actor,
+    begin_actor,
+    create_actor,
+    let_calls_go,
+    own_actor,
+    provide_when_ready,
+)
 from celery_actors.client.current import require_process
 from celery_actors.client.executors import Shape
 from celery_actors.client.process import Process
 from celery_actors.control import ActorSpec
+from celery_actors.exceptions import ActorAlreadyExistsError
 from celery_actors.generators import ObjectRefGenerator
-from celery_actors.handle import ActorHandle, ClassDescription, MethodDescription, check_group
+from celery_actors.handle import (
+    ActorHandle,
+    ClassDescription,
+    MethodDescription,
+    check_group,
+    describe_class,
+    existing_handle,
+)
 from celery_actors.ids import new_actor_id
 from celery_actors.options import (
     METHOD_OPTIONS,
@@ -101,6 +116,8 @@ class ActorClass(Generic[T]):
         """Create an actor; returns at once with its handle.
 
         :raises TypeError: the arguments don't fit the constructor.
+        :raises ActorAlreadyExistsError: an actor of that name lives, and ``get_if_exists`` is
+            not set.
         :raises InsufficientResources: no node is large enough (e.g. not enough GPUs).
         :raises SerializationError: the class or an argument can't be pickled.
         """
@@ -108,53 +125,91 @@ class ActorClass(Generic[T]):
         self._constructor().check(name, args, kwargs)
         methods = self._described()
         process = require_process()
-        digest = self._definitions.digest(process, self._kind, name)
-        dumped, arguments = dump_arguments(
-            args, kwargs, lambda: f"the arguments of {name}'s constructor"
-        )
-        payload, flags, kept = process.sender.payload(dumped)
-        if arguments:
-            flags |= CallFlag.ARGUMENTS
-        if self._options.lifetime == "detached" and process.ends_cluster:
+        options = self._options
+        detached = options.lifetime == "detached"
+        if detached and process.ends_cluster:
             logger.warning(
                 "%s is detached, but this program's cluster is private and ends with it: begin one "
                 "that stays with `celery-actors start --head`",
                 name,
             )
+        digest = self._definitions.digest(process, self._kind, name)
+        dumped, arguments = dump_arguments(
+            args, kwargs, lambda: f"the arguments of {name}'s constructor"
+        )
+        restarts = options.max_restarts != 0
+        payload, flags, kept = process.sender.payload(dumped, inline=detached or restarts)
+        if arguments:
+            flags |= CallFlag.ARGUMENTS
+            process.recovery.resolve_foreign([e for e in arguments if e.foreign and e.pending])
         actor = new_actor_id()
-        sequence = begin_actor(process, actor, kept)
-        options = self._options
+        sequence = begin_actor(process, actor, kept, restarts)
         concurrency = concurrency_of(
             self._kind, options.max_concurrency, options.concurrency_groups
         )
+        description = ClassDescription(
+            name, methods, options.max_pending_calls, tuple(options.concurrency_groups)
+        )
 
-        def create() -> None:
+        def encode() -> bytes:
             values = encode_arguments([(e.oid, e.blob) for e in arguments]) if arguments else b""
             creation = Creation(
                 digest, name, sequence, flags, values + payload, _own_paths(), concurrency
             )
-            # Written before the actor exists, so that a handle inside its arguments can't
-            # lose its last hold on the way.
+            # Written before the actor can begin, so that a handle inside its arguments
+            # can't lose its last hold on the way.
             owner = f"{process.caller.hex()}/c{sequence}:{actor.hex()}"
             for held in dumped.actors:
                 process.control.hold(held.hex(), owner)
-            spec = ActorSpec(
+            return encode_creation(process.signer, actor, creation)
+
+        def spec(blob: bytes | None) -> ActorSpec:
+            return ActorSpec(
                 actor_id=actor.hex(),
                 job_id=process.job_id,
                 caller_id=process.caller.hex(),
                 kind="actor",
                 class_name=name,
                 resources=options.requested(),
-                blob=encode_creation(process.signer, actor, creation),
-                detached=options.lifetime == "detached",
+                blob=blob,
+                detached=detached,
+                name=options.name or "",
+                namespace=process.namespace if options.namespace is None else options.namespace,
+                max_restarts=options.max_restarts,
+                handle=describe_class(process, actor, description),
             )
-            create_actor(process, spec)
 
-        hold = create_when_ready(process, actor, arguments, create)
-        description = ClassDescription(
-            name, methods, options.max_pending_calls, tuple(options.concurrency_groups)
-        )
+        awaited = any(entry.pending for entry in arguments)
+        try:
+            if not awaited:
+                process.sender.settle_argument_errors(arguments)
+            created = spec(None if awaited else encode())
+            while (existing := create_actor(process, created)) is not None:
+                other = self._existing(process, created, existing)
+                if other is not None:
+                    abandon_actor(process, actor)
+                    return other
+        except BaseException:
+            abandon_actor(process, actor)
+            raise
+        hold = own_actor(process, actor)
+        if awaited:
+            provide_when_ready(process, actor, arguments, encode)
+        else:
+            let_calls_go(process, actor)
         return ActorHandle(actor, description, hold)
+
+    def _existing(self, process: Process, spec: ActorSpec, existing: str) -> ActorHandle[T] | None:
+        """Return a handle to the actor that has the name; ``None``: it is just ending.
+
+        :raises ActorAlreadyExistsError: it is not wanted.
+        """
+        if not self._options.get_if_exists:
+            raise ActorAlreadyExistsError(
+                f"an actor named {spec.name!r} lives in namespace {spec.namespace!r} already "
+                f"({existing}): take it with get_actor(), or create it with get_if_exists=True"
+            )
+        return existing_handle(process, bytes.fromhex(existing))
 
     def options(self, **changes: Any) -> ActorClass[T]:
         """Return the class with options changed.

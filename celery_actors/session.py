@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 import threading
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -88,6 +89,7 @@ def init(
     num_cpus: float | None = None,
     num_gpus: float | None = None,
     resources: Mapping[str, float] | None = None,
+    namespace: str | None = None,
     ignore_reinit_error: bool = False,
     log_to_driver: bool = True,
 ) -> SessionInfo:
@@ -102,6 +104,8 @@ def init(
     :param app: a Celery app of your own; its settings name the brokers.
     :param num_cpus, num_gpus, resources: of a private cluster's node; a machine without
         GPUs then has logical ones.
+    :param namespace: in which names of actors are looked up unless a call says otherwise;
+        default: one of this program's own, which no other sees (as Ray).
     :param ignore_reinit_error: a second ``init()`` is then no error.
     :param log_to_driver: show what actors of a private cluster print.
     :raises ConnectionFailed: RabbitMQ or Redis can't be reached, or refuses.
@@ -135,7 +139,7 @@ def init(
             private = _start_private(node)
             settings, where = _settings_of(private.address), private.address
         try:
-            process = _connect(settings)
+            process = _connect(settings, namespace)
         except BaseException:
             if private is not None:
                 private.stop()
@@ -223,13 +227,25 @@ def _spinner() -> AbstractContextManager[Callable[[str], None]]:
     return spinner()
 
 
-def _connect(settings: Settings) -> Process:
+def _connect(settings: Settings, namespace: str | None) -> Process:
     job_id = new_caller_id().hex()
-    process = Process(settings, caller=new_caller_id(), job_id=job_id, node_id=None, driver=True)
+    process = Process(
+        settings,
+        caller=new_caller_id(),
+        job_id=job_id,
+        node_id=None,
+        driver=True,
+        namespace=namespace or str(uuid.uuid4()),
+    )
     try:
         refuse_cluster(process.redis, settings.result_backend)
         process.control.register_caller(
-            process.caller.hex(), job_id, lease=settings.lease, node_id=None, driver=True
+            process.caller.hex(),
+            job_id,
+            lease=settings.lease,
+            node_id=None,
+            driver=True,
+            namespace=process.namespace,
         )
     except redis.RedisError as error:
         raise explain_redis(settings.result_backend, error) from error

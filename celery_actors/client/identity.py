@@ -103,6 +103,7 @@ def _register(process: Process) -> None:
         lease=process.settings.lease,
         node_id=None,
         driver=process.leads_job,
+        namespace=process.namespace,
     )
 
 

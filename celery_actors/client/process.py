@@ -75,18 +75,21 @@ class Process:
         driver: bool,
         actor_id: bytes | None = None,
         creator_id: str = "",
+        namespace: str = "",
     ) -> None:
         self.settings = settings
         self.pid = os.getpid()
         self.caller = caller
         self.job_id = job_id
         self.node_id = node_id
+        self.beside: str | None = None  # the node that shares memory with this driver
         self.driver = driver  # renews a lease of its own
         self.leads_job = driver
         self.ends_cluster = False  # the cluster is private to this process
         self.actor_id = actor_id
         self.actor_hex = actor_id.hex() if actor_id is not None else ""
         self.creator_id = creator_id
+        self.namespace = namespace
         self.started = False
         self.signer = Signer(settings.key)
         self.redis = open_redis(settings)
@@ -120,6 +123,8 @@ class Process:
         self.sender = Sender(self)
         self.make_parts()
         self.inherited: list[Hold | None] = []
+        self.kept_for_restarts: dict[bytes, list[Any]] = {}
+        """By actor: what the arguments of its constructor keep alive, which may run again."""
         self.on_blocked: Callable[[], Callable[[], None]] | None = None
         """Set in actor processes: gives the CPU back while a call waits in ``get``."""
         self.parent_task: Callable[[], bytes | None] = lambda: None
@@ -150,7 +155,7 @@ class Process:
 
     def settle_down(self) -> None:
         """Find the node that shares memory with this driver, for its large values."""
-        beside = node_beside(self.settings, self.control.nodes())
+        beside = self.beside = node_beside(self.settings, self.control.nodes())
         if beside is None:
             self.codec.shares = False
         else:

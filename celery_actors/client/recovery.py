@@ -86,6 +86,7 @@ class Recovery:
             else:
                 return
         elif kind == b"D":
+            process.kept_for_restarts.pop(bytes.fromhex(text), None)
             if bytes.fromhex(text) not in process.outboxes:
                 return
             self._checks.add(text)

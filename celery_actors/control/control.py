@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import redis
 
 from celery_actors.control.actors import Actors
@@ -16,6 +18,7 @@ from celery_actors.control.records import (
     Expired,
     JobRecord,
     Killed,
+    NamedActor,
     NodeRecord,
     NodeRemoval,
     NodeRenewal,
@@ -85,14 +88,16 @@ class Control:
         lease: float | None,
         node_id: str | None,
         driver: bool = False,
+        namespace: str = "",
     ) -> None:
         """Add a process that makes calls: with a lease of its own, or ending with its node.
 
         A driver begins its job.
 
+        :param namespace: of the job's names.
         :raises NodeGone: the node has been removed.
         """
-        self._callers.register(caller_id, job_id, lease, node_id, driver)
+        self._callers.register(caller_id, job_id, lease, node_id, driver, namespace)
 
     def renew_caller(self, caller_id: str, lease: float) -> bool:
         """Renew a caller's lease; False: the lease was lost and the record is gone."""
@@ -147,10 +152,31 @@ class Control:
     def create(self, spec: ActorSpec) -> Creation:
         """Create an actor, held by its caller; placed at once, or waiting in the line.
 
+        Does nothing where an actor of that name lives; the answer says which.
+
         :raises InsufficientResources: no node has as much, even with nothing running.
         :raises CallerGone: the caller is not registered.
         """
         return self._actors.create(spec)
+
+    def provide(self, actor_id: str, blob: bytes) -> Creation:
+        """Bring what an actor was created without: it is placed, or waits in the line."""
+        return self._actors.provide(actor_id, blob)
+
+    def named_actor(self, namespace: str, name: str) -> NamedActor | None:
+        """Return the living actor of that name.
+
+        A name is free as soon as its actor is on its way out: dead, or without any hold.
+        """
+        return self._actors.named(namespace, name)
+
+    def actor_names(self) -> list[tuple[str, str]]:
+        """Return namespace and name of all actors that have a name."""
+        return self._actors.names()
+
+    def actor_handle(self, actor_id: str) -> bytes | None:
+        """Return what was kept to make handles to an actor; None: unknown or dead."""
+        return self._actors.handle(actor_id)
 
     def actor(self, actor_id: str) -> ActorRecord | None:
         """Return an actor's record; None when unknown, or dead for long."""
@@ -175,13 +201,28 @@ class Control:
         """An actor says of itself that it is over; resources stay reserved until reaped."""
         return self._actors.failed(actor_id, incarnation, cause, error)
 
-    def kill(self, actor_id: str, cause: str) -> Killed:
-        """Make an actor dead at once; resources of its process stay reserved until reaped."""
-        return self._actors.kill(actor_id, cause)
+    def kill(self, actor_id: str, cause: str, no_restart: bool = True) -> Killed:
+        """Make an actor dead at once; resources of its process stay reserved until reaped.
 
-    def reaped(self, actor_id: str, incarnation: str, node_id: str, cause: str) -> Reaped:
-        """Say that the process is gone: resources are released, the actor is dead if it was not."""
-        return self._actors.reaped(actor_id, incarnation, node_id, cause)
+        With ``no_restart=False`` one that may be begun again is not dead: only its process
+        is to be killed.
+        """
+        return self._actors.kill(actor_id, cause, no_restart)
+
+    def reaped(
+        self,
+        actor_id: str,
+        incarnation: str,
+        node_id: str,
+        cause: str,
+        interrupted: Sequence[str] = (),
+    ) -> Reaped:
+        """Say that the process is gone: resources are released; the actor waits to be begun
+        again if it may be, and is dead if it was not.
+
+        :param interrupted: ids of the calls that had started and were not committed.
+        """
+        return self._actors.reaped(actor_id, incarnation, node_id, cause, interrupted)
 
     def block(self, actor_id: str, incarnation: str) -> tuple[Placement, ...]:
         """Give the actor's CPUs back while a call in it waits."""

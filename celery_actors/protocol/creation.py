@@ -2,7 +2,9 @@
 
 ``b"CAC1"``, a 16-byte signature over ``b"creation"``, the actor's id and the rest, then a
 pickled :class:`Creation`.  A definition (a pickled class or function) is
-``b"CAD1"``, a signature over ``b"definition"`` and the rest, then the pickle.
+``b"CAD1"``, a signature over ``b"definition"`` and the rest, then the pickle.  What handles
+to an actor are made from, where it is found by its name, is ``b"CAH1"``, a signature over
+``b"handle"``, the actor's id and the rest, then a pickle.
 """
 
 from __future__ import annotations
@@ -19,13 +21,16 @@ __all__ = [
     "Creation",
     "decode_creation",
     "decode_definition",
+    "decode_handle",
     "definition_digest",
     "encode_creation",
     "encode_definition",
+    "encode_handle",
 ]
 
 _CREATION = (b"CAC1", b"creation")
 _DEFINITION = (b"CAD1", b"definition")
+_HANDLE = (b"CAH1", b"handle")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +93,24 @@ def decode_definition(signer: Signer, data: bytes, name: str) -> bytes:
     what = f"definition {name}"
     body = _body(magic, data, what)
     signer.check(data[4 : 4 + SIGNATURE_BYTES], kind, body, what=what)
+    return body
+
+
+def encode_handle(signer: Signer, actor: bytes, pickled: bytes) -> bytes:
+    """Sign the pickled description of an actor's class."""
+    magic, kind = _HANDLE
+    return b"".join((magic, signer.sign(kind, actor, pickled), pickled))
+
+
+def decode_handle(signer: Signer, actor: bytes, data: bytes) -> bytes:
+    """Verify the description of an actor's class; returns the pickle.
+
+    :raises TamperedError: altered, or another actor's.
+    """
+    magic, kind = _HANDLE
+    what = f"the description of actor {actor.hex()}"
+    body = _body(magic, data, what)
+    signer.check(data[4 : 4 + SIGNATURE_BYTES], kind, actor, body, what=what)
     return body
 
 

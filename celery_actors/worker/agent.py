@@ -15,7 +15,7 @@ import os
 import socket
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -34,6 +34,7 @@ from celery_actors.worker.children import Child, Children
 from celery_actors.worker.janitor import Janitor
 from celery_actors.worker.launch import Launch
 from celery_actors.worker.postman import Postman
+from celery_actors.worker.recorder import forget_recorder, interrupted_calls
 from celery_actors.worker.resources import NodeResources, visible_devices
 
 __all__ = ["NodeAgent", "units"]
@@ -278,6 +279,13 @@ class NodeAgent:
                     "CUDA_VISIBLE_DEVICES": visible_devices(self._resources.gpus, order.gpu_ids)
                 },
                 log_file=log_file,
+                actor_name=record.name,
+                namespace=order.namespace,
+                restarts=record.restarts,
+                # The last restart of all is no more followed by another.
+                records_calls=record.max_restarts < 0 or record.restarts < record.max_restarts,
+                attempts=order.attempts,
+                interrupted_unknown=order.unknown,
             )
         )
 
@@ -304,15 +312,18 @@ class NodeAgent:
                 launch.actor_id, launch.incarnation, self.node_id, launch.kind, launch.creator_id
             ),
             cause,
+            interrupted_calls(launch) if launch.records_calls else (),
         )
+        forget_recorder(launch)
         self._janitor.caller_ended(launch.caller_id)
 
-    def _gone(self, placement: Placement, cause: str) -> None:
+    def _gone(self, placement: Placement, cause: str, interrupted: Sequence[str] = ()) -> None:
         reaped = self._control.reaped(
-            placement.actor_id, placement.incarnation, self.node_id, cause
+            placement.actor_id, placement.incarnation, self.node_id, cause, interrupted
         )
         self.postman.starts(reaped.placements)
-        self._janitor.actor_is_gone(placement.actor_id)
+        if reaped.over:
+            self._janitor.actor_is_gone(placement.actor_id)
 
     def _leave(self, joined: bool) -> None:
         self._children.stop()

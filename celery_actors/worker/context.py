@@ -10,12 +10,17 @@ __all__ = ["Assignment", "current_assignment", "set_assignment"]
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """What a process was given.  A driver has nothing."""
+    """What a process was given.  A driver has nothing.
+
+    :ivar restarts: how often the actor was begun again.
+    """
 
     gpu_ids: tuple[int, ...] = ()
     resources: Mapping[str, int] = field(default_factory=dict)
     node_id: str | None = None
     actor_id: str | None = None
+    actor_name: str = ""
+    restarts: int = 0
 
 
 _assignment = Assignment()

@@ -100,6 +100,7 @@ class ActorProcess:
             driver=False,
             actor_id=self._actor,
             creator_id=launch.creator_id,
+            namespace=launch.namespace,
         )
         # Callers see a Redis that is away as a delay: an actor waits for it, however long.
         self._process.redis.set_retry(Retry(ExponentialBackoff(cap=0.5, base=0.02), -1))
@@ -111,10 +112,13 @@ class ActorProcess:
                 resources=launch.resources,
                 node_id=launch.node_id,
                 actor_id=launch.actor_id if launch.kind == "actor" else None,
+                actor_name=launch.actor_name,
+                restarts=launch.restarts,
             )
         )
         creation = decode_creation(self._process.signer, self._actor, launch.blob)
         self._creation: Creation = creation
+        self._creates_first = False  # the constructor's place in the order is to be committed
         self._blocked = 0
         # Guards _blocked: calls of a threaded actor wait each on its own.
         self._blocked_lock = threading.Lock()
@@ -144,7 +148,7 @@ class ActorProcess:
             self._constructor_failed(error)
             status = _EXIT_CONSTRUCTOR
         else:
-            if self._creation.sequence:
+            if self._creates_first:
                 creator = bytes.fromhex(launch.creator_id)
                 executor.finish_construction(creator, self._creation.sequence)
             if self._process.control.alive(launch.actor_id, launch.incarnation, os.getpid()):
@@ -256,14 +260,19 @@ class ActorProcess:
         committed by now it never will.
         """
         launch = self._launch
+        creator, sequence = bytes.fromhex(launch.creator_id), self._creation.sequence
         if not launch.restarts:
-            if self._creation.sequence:  # the constructor was the creator's first call
-                self._intake.accepted[bytes.fromhex(launch.creator_id)] = self._creation.sequence
+            self._creates_first = bool(sequence)
+            if sequence:  # the constructor is the creator's first call
+                self._intake.accepted[creator] = sequence
             return
         cursors = self._commits.open()
+        self._creates_first = creator not in cursors
         self._progress.resume(cursors)
         unknown = _UNCOMMITTED + self._creation.concurrency.most
         self._intake.resume(cursors, unknown if launch.interrupted_unknown else 0)
+        if self._creates_first:
+            self._intake.accepted[creator] = sequence
         for call_id, attempts in launch.attempts.items():
             raw = bytes.fromhex(call_id)
             self._intake.attempts[raw[:8], int.from_bytes(raw[8:], "big")] = attempts

@@ -74,6 +74,7 @@ class Run:
     __slots__ = (
         "attempt",
         "call",
+        "describe",
         "flags",
         "observed",
         "options",
@@ -83,8 +84,9 @@ class Run:
         "since",
     )
 
-    def __init__(self, call: Call, running: RunningCall) -> None:
+    def __init__(self, call: Call, running: RunningCall, describe: Callable[[str], str]) -> None:
         self.call = call
+        self.describe = describe
         self.running = running
         self.attempt = 0
         self.flags = call.flags
@@ -96,6 +98,11 @@ class Run:
         if call.flags & CallFlag.OPTIONS:
             pickled, self.payload = split_options(call.payload)
             self.options = decode_options(pickled)
+
+    @property
+    def function(self) -> str:
+        """What runs, for people: ``Counter.increment``."""
+        return self.describe(self.call.method)
 
 
 #: The call that this thread, or this asyncio task, runs.
@@ -161,7 +168,7 @@ class Runner:
         if running is None:
             self._commits.add(call.caller, call.sequence, self.cancelled_results(call))
             return None
-        run = Run(call, running)
+        run = Run(call, running, self._instance.describe)
         if self._attempts:
             run.attempt = self._attempts.get((call.caller, call.sequence), 0)
             if run.attempt and not self._may_run_again(run):

@@ -17,6 +17,7 @@ local key = {
   shapes = prefix .. 'shapes',         -- set: the shapes that requests wait with
   placed = prefix .. 'placed',         -- zset: actors placed and not begun, by when they were placed
   order = prefix .. 'order',           -- counter: a request's place in the line
+  names = prefix .. 'names',           -- hash: namespace, a zero byte, name -> actor id
 }
 function key.node(id) return prefix .. 'node:' .. id end
 function key.reservations(id) return prefix .. 'node:' .. id .. ':reservations' end
@@ -42,7 +43,7 @@ local function tell_all(what) call('PUBLISH', prefix .. 'cluster', what) end
 local function tell(caller, what) call('PUBLISH', prefix .. 'p:' .. caller, what) end
 
 local FIELDS = { 'state', 'incarnation', 'node', 'job', 'caller', 'kind', 'detached', 'stopping',
-  'shape', 'order' }
+  'shape', 'order', 'name', 'namespace', 'restarts', 'max_restarts' }
 
 -- The part of an actor's record that scripts decide by; nil when there is none.
 local function read_actor(id)
@@ -62,6 +63,15 @@ local function move(actor, state, ...)
   end
   actor.state = state
   call('HSET', key.actor(actor.id), 'state', state, 'since', now, ...)
+end
+
+-- A name is for one living actor. It is free again as soon as its actor is on its way out, so that
+-- whoever finds none by a name may create one.
+local function name_field(namespace, name) return namespace .. '\0' .. name end
+local function free_name(actor)
+  if not actor.name or actor.name == '' then return end
+  local field = name_field(actor.namespace, actor.name)
+  if call('HGET', key.names, field) == actor.id then call('HDEL', key.names, field) end
 end
 
 -- The counter of the line's places starts anew once nobody has a place in it.

@@ -45,6 +45,7 @@ end
 local function start_stopping(actor)
   if actor.stopping then return end
   actor.stopping = true
+  free_name(actor)
   call('HSET', key.actor(actor.id), 'stopping', '1', 'stopping_since', now)
   if actor.state == 'ALIVE' then move(actor, 'STOPPING') end
 end
