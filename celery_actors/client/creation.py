@@ -182,8 +182,8 @@ def end_job(process: Process, patience: float = 15.0) -> None:
         awaited = [entry.oid for entry in entries if entry.foreign and entry.pending]
     process.results.stop_waiting(awaited, process.caller.hex())
     process.results.forget_caller(process.caller.hex())
-    dead = [bytes.fromhex(record.actor_id) for record in process.control.actors(process.job_id)]
-    process.results.delete_cursors(dead)
+    records = process.control.actors(process.job_id)
+    process.results.delete_cursors([bytes.fromhex(r.actor_id) for r in records if not r.detached])
     process.control.forget_job(process.job_id)
 
 

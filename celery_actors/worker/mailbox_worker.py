@@ -235,8 +235,9 @@ class MailboxWorker(WorkController):  # type: ignore[misc]
         self.cancel_call = on_cancel
         self.ready = threading.Event()
         self._channel: Any = None
-        # The creator has declared it (see client.mailbox), without an exchange of its own.
-        mailbox = Queue(queue, routing_key=queue, no_declare=True)
+        # Declared here too, as its creator does (see client.mailbox), without an exchange of
+        # its own: a busy broker may come to the creator's declaration after this process.
+        mailbox = Queue(queue, routing_key=queue, durable=True)
         app.amqp.queues.select_add(mailbox)
         app.amqp.queues.select([queue])
         super().__init__(

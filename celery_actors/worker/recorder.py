@@ -38,7 +38,9 @@ class Recorder:
 
     def __init__(self, launch: Launch, slots: int) -> None:
         size = slots * _ID_BYTES
-        descriptor = os.open(_path(launch), os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        path = _path(launch)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             os.posix_fallocate(descriptor, 0, size)
             self._page = mmap.mmap(descriptor, size)

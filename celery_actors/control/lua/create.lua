@@ -42,6 +42,7 @@ call('HSET', key.actor(id), 'state', ready == '1' and 'PENDING' or 'UNREADY', 's
   'handle', handle)
 call('SADD', key.job_actors(job), id)
 call('ZADD', key.actors, '+inf', id)
+call('PERSIST', key.actors)
 if name ~= '' then call('HSET', key.names, name_field(namespace, name), id) end
 write_hold(id, caller, 'p')
 if ready ~= '1' then return answer() end

@@ -16,6 +16,7 @@ local function bury(actor)
     call('PEXPIRE', key.job_dead(actor.job), KEEP_DEAD_MS)
     call('ZADD', key.actors, ends, actor.id)
     call('ZREMRANGEBYSCORE', key.actors, '-inf', now)
+    if call('ZCOUNT', key.actors, '+inf', '+inf') == 0 then call('PEXPIRE', key.actors, KEEP_DEAD_MS) end
   end
   if call('HGET', key.job(actor.job), 'forgotten')
     and call('EXISTS', key.job_actors(actor.job)) == 0 then
