@@ -184,9 +184,8 @@ class ActorProcess:
         self._progress = Progress() if serial else ConcurrentProgress()
         self._inbox: SimpleQueue[Any] = LoopInbox() if concurrency.asyncio else SimpleQueue()
         self._cancellations = Cancellations()
-        recorder = None
-        if launch.records_calls:
-            recorder = Recorder(launch, _UNCOMMITTED + (0 if serial else concurrency.most))
+        self._most_begun = _UNCOMMITTED + (0 if serial else concurrency.most)
+        recorder = Recorder(launch, self._most_begun) if launch.records_calls else None
         self._recorder = recorder
         self._concurrent = not serial
         self._commits = Commits(
@@ -269,8 +268,7 @@ class ActorProcess:
         cursors = self._commits.open()
         self._creates_first = creator not in cursors
         self._progress.resume(cursors)
-        unknown = _UNCOMMITTED + self._creation.concurrency.most
-        self._intake.resume(cursors, unknown if launch.interrupted_unknown else 0)
+        self._intake.resume(cursors, self._most_begun if launch.interrupted_unknown else 0)
         if self._creates_first:
             self._intake.accepted[creator] = sequence
         for call_id, attempts in launch.attempts.items():
