@@ -132,7 +132,7 @@ class ActorProcess:
 
     def run(self) -> int:
         """Run until the actor is over; returns the exit status."""
-        self._make_parts(self._creation.concurrency)
+        self.make_parts()
         self._resume()
         launch, executor, worker = self._launch, self._executor, self._worker
         self._activity.install()
@@ -175,8 +175,10 @@ class ActorProcess:
     def _settle(self) -> None:
         self._commits.settle()
 
-    def _make_parts(self, concurrency: Concurrency) -> None:
+    def make_parts(self) -> None:
+        """Make what runs and commits calls; nothing is connected or started."""
         launch, process = self._launch, self._process
+        concurrency = self._creation.concurrency
         settings = launch.settings
         serial = concurrency.serial
         self._instance = Instance(process, self._creation, self._own_value, self._settle)
