@@ -67,18 +67,20 @@ _DEFAULT = MethodOptions()
 class _Definitions:
     """The pickled form of a class or function, stored once a job."""
 
-    __slots__ = ("_digest", "_job", "_pickled")
+    __slots__ = ("_digest", "_job", "_kept", "_pickled")
 
     def __init__(self) -> None:
         self._pickled: bytes | None = None
         self._digest = ""
         self._job = ""
+        self._kept: list[Any] = []
 
     def digest(self, process: Process, value: Any, name: str) -> str:
         """Return the name under which ``value`` is stored for this job; store it if needed."""
         if self._pickled is None:
             dumped = serialization.dumps(value, lambda: f"the definition of {name}")
             self._pickled = b"".join(bytes(frame) for frame in dumped.frames[:1])
+            self._kept = dumped.kept  # refs and handles inside live as long as what is remote
             self._digest = definition_digest(self._pickled)
         if self._job != process.job_id:
             blob = encode_definition(process.signer, self._pickled)

@@ -122,6 +122,7 @@ class Process:
         )
         self.sender = Sender(self)
         self.make_parts()
+        self._borrowed: list[Entry] = []  # refs that have come and are not kept yet
         self.inherited: list[Hold | None] = []
         self.kept_for_restarts: dict[bytes, list[Any]] = {}
         """By actor: what the arguments of its constructor keep alive, which may run again."""
@@ -194,8 +195,7 @@ class Process:
         with self.lock:
             sequence = self.next_sequence()
             entry = self.objects.add(object_id(self.caller, sequence))
-        for actor in dumped.actors:
-            self.control.hold(actor.hex(), f"{self.caller.hex()}/o{sequence}.0")
+        self.hold_contents(dumped, f"{self.caller.hex()}/o{sequence}.0")
         blob = self.codec.encode(entry.oid, dumped)
         if stored:
             self.results.put(entry.oid, blob)
@@ -207,12 +207,40 @@ class Process:
         """Return the entry of an object whose ref came here from elsewhere."""
         with self.lock:
             entry = self.objects.entries.get(oid)
-            if entry is None:
-                entry = self.objects.add(oid, foreign=oid[:8] != self.caller)
-                entry.escaped = True
-            else:
+            if entry is not None:
                 entry.refs += 1
+                return entry
+            entry = self.objects.add(oid, foreign=oid[:8] != self.caller)
+            entry.escaped = True
+            if entry.foreign:
+                self._borrowed.append(entry)
+            else:  # its last ref here went, while others kept it
+                self.objects.settle(entry, ObjectState.STORED)
             return entry
+
+    def keep_borrowed(self) -> None:
+        """Keep the objects stored whose refs have just come here.
+
+        Called after whatever carried the refs was unpickled, and before it is let go of: it
+        keeps them until then.
+        """
+        if not self._borrowed:
+            return
+        with self.lock:
+            borrowed, self._borrowed = self._borrowed, []
+            owner = self.holds.new_owner()
+            kept = [e for e in borrowed if self.objects.entries.get(e.oid) is e]
+            for entry in kept:
+                entry.hold = owner
+        if kept:
+            self.control.borrow([entry.oid.hex() for entry in kept], owner)
+
+    def hold_contents(self, dumped: Dumped, owner: str) -> None:
+        """Keep what is inside a value that is about to be stored, under the value's token."""
+        for actor in dumped.actors:
+            self.control.hold(actor.hex(), owner)
+        if dumped.objects:
+            self.control.borrow([oid.hex() for oid in dumped.objects], owner)
 
     def load(self, entry: Entry) -> Any:
         """Return the value of a settled entry, or raise what getting it raises."""
@@ -228,7 +256,10 @@ class Process:
                     f"object {entry.oid.hex()} is no longer stored: it was released, or no "
                     f"process that holds a ref to it ran for {self.settings.result_ttl:g} s"
                 )
-        return self.codec.load(entry.oid, blob)
+        try:
+            return self.codec.load(entry.oid, blob)
+        finally:
+            self.keep_borrowed()
 
     def future(self, entry: Entry) -> Future[Any]:
         """Return a future of the value; the background thread completes it."""

@@ -80,6 +80,8 @@ class Recovery:
                 self._ready.add(bytes.fromhex(text))
             elif kind == b"K":
                 self._unwanted.add(bytes.fromhex(text))
+            elif kind == b"F":
+                process.housekeeping.returned(bytes.fromhex(text))
             elif kind == b"G":  # the actor saw a gap: "G<actor>:<sequence>"
                 actor, _, sequence = text.partition(":")
                 self._gaps[bytes.fromhex(actor)] = int(sequence)

@@ -257,3 +257,15 @@ class Control:
     def holds(self, actor_id: str) -> set[str]:
         """Return the owners' tokens."""
         return self._holds.of(actor_id)
+
+    def borrow(self, objects: Sequence[str], owner: str) -> bool:
+        """Keep objects of other processes stored; False: the owner has ended."""
+        return self._holds.borrow(objects, owner)
+
+    def give_back(self, objects: Sequence[str], owner: str) -> None:
+        """Drop what :meth:`borrow` wrote; who made them is told where nobody else has a hold."""
+        self._holds.give_back(objects, owner)
+
+    def lent(self, objects: Sequence[str]) -> list[bool]:
+        """Return for each object whether other processes or objects keep it."""
+        return self._holds.lent(objects)

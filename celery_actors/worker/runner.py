@@ -304,9 +304,9 @@ class Runner:
         dumped = serialization.dumps(
             value, lambda: f"the result of {self._instance.describe(call.method)}"
         )
-        for actor in dumped.actors:
-            # The stored object holds the actor before this process may let it go.
-            self._process.control.hold(actor.hex(), f"{call.caller.hex()}/o{sequence}.{place}")
+        if dumped.actors or dumped.objects:
+            # The stored value keeps them before this process may let them go.
+            self._process.hold_contents(dumped, f"{call.caller.hex()}/o{sequence}.{place}")
         blob = self._process.codec.encode(oid, dumped)
         return oid, sequence, place, blob, bool(dumped.actors or dumped.objects)
 

@@ -112,9 +112,11 @@ end
 -- two are nil for a hold that is not of a handle inside a call.
 local function drop_owned(owner, is_over)
   for _, entry in ipairs(call('SMEMBERS', key.owned(owner))) do
-    local id, rest = string.sub(entry, 1, 32), string.sub(entry, 33)
+    local id, rest = split_entry(entry)
     local sequence, destination = string.match(rest, '^c(%d+):(%x+)$')
-    if is_over(owner, sequence, destination) then
+    if string.sub(id, 1, 1) == 'x' then
+      if is_over(owner, sequence, destination) then drop_borrow(id, owner, rest) end
+    elseif is_over(owner, sequence, destination) then
       drop_hold(id, owner, rest)
       local actor = read_actor(id)
       if actor and unheld(actor) and not actor.stopping then stop_unheld(actor) end
