@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import StartNode
-from leftovers import shared_memory_files
 from waiting import wait_for_state, wait_until
 
 import celery_actors as ray
@@ -150,16 +149,17 @@ def test_a_handle_inside_goes_with_its_object() -> None:
 
 def test_shared_memory_goes_with_the_last_ref() -> None:
     keeper = Keeper.remote()
-    before = set(shared_memory_files())
+    store = require_process().segments.store
     ref = ray.put(np.zeros(1_000_000))
     oid = ref.binary()
     ray.get(keeper.keep.remote([ref]))
     del ref
     settled()
+    assert " live=1 " in repr(store)
     assert ray.get(keeper.values.remote())[0].shape == (1_000_000,)
     ray.get(keeper.drop.remote())
     wait_released(oid)
-    wait_until(lambda: set(shared_memory_files()) <= before, "the memory to be free")
+    wait_until(lambda: " live=0 " in repr(store), "the memory to be free for others")
 
 
 def test_a_borrower_that_dies_keeps_nothing(start_node: StartNode) -> None:
