@@ -157,9 +157,8 @@ class Process:
     def settle_down(self) -> None:
         """Find the node that shares memory with this driver, for its large values."""
         beside = self.beside = node_beside(self.settings, self.control.nodes())
-        if beside is None:
-            self.codec.shares = False
-        else:
+        self.codec.shares = beside is not None
+        if beside is not None:
             self.segments.belongs_to(beside)
 
     def close(self) -> None:

@@ -65,6 +65,7 @@ class Recovery:
         self._ready: set[bytes] = set()
         self._unwanted: set[bytes] = set()  # objects whose calls others cancel
         self._orphans: dict[bytes, float] = {}
+        self._nodes_changed = False
         self._gaps: dict[bytes, int] = {}
 
     # -- hints -------------------------------------------------------------------
@@ -96,6 +97,8 @@ class Recovery:
             self._owner_ended(bytes.fromhex(text))
         elif kind == b"R":
             process.executors.reclaim()
+        elif kind == b"N" and process.driver and process.beside is None:
+            self._nodes_changed = True
         else:
             return
         process.listener.wake()
@@ -112,6 +115,9 @@ class Recovery:
         """
         process = self._process
         acted = False
+        if self._nodes_changed:  # one may share this machine's memory
+            process.settle_down()
+            self._nodes_changed = False
         while self._checks:
             actor = self._checks.pop()
             try:

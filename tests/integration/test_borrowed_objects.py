@@ -149,6 +149,7 @@ def test_a_handle_inside_goes_with_its_object() -> None:
 
 def test_shared_memory_goes_with_the_last_ref() -> None:
     keeper = Keeper.remote()
+    wait_until(lambda: require_process().beside, "the node beside this driver")
     store = require_process().segments.store
     ref = ray.put(np.zeros(1_000_000))
     oid = ref.binary()
