@@ -12,11 +12,22 @@ Checkers differ in what they can be told:
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Generic,
+    ParamSpec,
+    Protocol,
+    TypeAlias,
+    TypeVar,
+    overload,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine, Iterator
     from typing import Concatenate, Literal, NoReturn
+
+    from typing_extensions import Never
 
     from celery_actors.generators import ObjectRefGenerator
     from celery_actors.handle import ActorHandle, ActorMethod
@@ -25,9 +36,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MYPY",
+    "ActorClassOf",
     "CallInActor",
     "Held",
-    "RemoteDecorator",
     "Untold",
     "creates",
     "describes",
@@ -49,21 +60,6 @@ Q = ParamSpec("Q")
 
 class Untold:
     """Nobody returns it: a callable fits one that does only if it doesn't tell what it returns."""
-
-
-class RemoteDecorator(Protocol):
-    """What ``remote(option=…)`` returns: ``remote`` with options to come."""
-
-    @overload
-    def __call__(self, target: type[T], /) -> ActorClass[T]: ...  # type: ignore[overload-overlap]
-    @overload
-    def __call__(self, target: Callable[P, Untold], /) -> RemoteFunction[P, Any]: ...
-    @overload
-    def __call__(  # type: ignore[overload-overlap]
-        self, target: Callable[P, Iterator[V] | AsyncIterator[V]], /
-    ) -> RemoteFunction[P, ObjectRefGenerator[V]]: ...
-    @overload
-    def __call__(self, target: Callable[P, V], /) -> RemoteFunction[P, ObjectRef[V]]: ...
 
 
 class CallInActor(Protocol[T_co]):
@@ -105,6 +101,8 @@ if MYPY or not TYPE_CHECKING:
         """What handles are: see ``ActorProxy``."""
 
         __slots__ = ()
+
+    ActorClassOf: TypeAlias = "ActorClass[T]"
 
     if MYPY:
         # Classes under ``@remote`` stay classes to mypy; the plugin makes this their metaclass.
@@ -176,12 +174,14 @@ else:
         def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
 
     class Creating(Protocol[P, T_co]):
-        """An actor class: what it wraps tells the constructor's parameters."""
+        """What wraps a class: the class, as a callable, tells the constructor's parameters."""
 
         @property
         def __wrapped__(self) -> Callable[P, T_co]: ...
 
-    class submits:
+    class submits:  # noqa: N801 - a decorator
+        """``remote`` of what has its parameters and result in its type."""
+
         def __init__(self, function: Callable[..., Any]) -> None: ...
         @overload
         def __get__(
@@ -191,15 +191,48 @@ else:
         def __get__(self, instance: None, owner: Any) -> Any: ...
         def __get__(self, instance: Any, owner: Any) -> Any: ...
 
-    class creates:
+    class creates:  # noqa: N801 - a decorator
+        """``remote`` of what has the class in its type."""
+
         def __init__(self, function: Callable[..., Any]) -> None: ...
         @overload
         def __get__(self, instance: None, owner: Any) -> Any: ...
         @overload
+        def __get__(
+            self, instance: type[Actor[T]] | ActorClass[Actor[T]], owner: Any
+        ) -> Creation[T]: ...
+        @overload
         def __get__(self, instance: Creating[P, T], owner: Any) -> Call[P, ActorHandle[T]]: ...
         def __get__(self, instance: Any, owner: Any) -> Any: ...
 
+    class Creation(Generic[T]):
+        """``remote`` of a class under ``@remote``."""
+
+        @property
+        def __wrapped__(self) -> type[T]: ...
+        @creates
+        def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
+
+    class ActorType(type, ActorClass[Any]):
+        """What a class under ``@remote`` is: an actor class."""
+
+        @creates
+        def remote(cls, *args: Any, **kwargs: Any) -> Any: ...
+        def options(cls: type[Actor[T]], **changes: Any) -> type[Actor[T]]: ...
+        def __call__(cls, *, instead_of_calling_it_use_remote: Never) -> NoReturn: ...
+
+    class Actor(Protocol[T_co], metaclass=ActorType):
+        """What the name of a class under ``@remote`` means in annotations.
+
+        As a protocol without members it fits the class's own objects, so that a handle to one
+        can be passed where ``ActorHandle[Class]`` is wanted.
+        """
+
+    ActorClassOf: TypeAlias = type[Actor[T]]
+
     class Held(Generic[T_co]):
+        """What a proxy is besides the class: it must not tell of methods."""
+
         def __getattr__(self, name: str) -> NoReturn: ...
 
     class Method(Generic[P, V, R_co]):
@@ -250,4 +283,5 @@ else:
         def __call__(self, **options: Any) -> MethodDecorator: ...
         def __call__(self, *args: Any, **options: Any) -> Any: ...
 
-    def describes(function: object) -> MethodDecorator: ...
+    def describes(function: object) -> MethodDecorator:
+        """Mark ``method``."""

@@ -258,10 +258,13 @@ class ActorHandle(Held[T_co]):
             )
         return ActorMethod(self, name, description)
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        raise AttributeError(
-            f"can't set {name!r} on a handle: the state is in the actor; give it a method for that"
-        )
+    if not TYPE_CHECKING:  # to checkers there is nothing to set
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            raise AttributeError(
+                f"can't set {name!r} on a handle: the state is in the actor; give it a method for "
+                "that"
+            )
 
     def __dir__(self) -> list[str]:
         return sorted(self._description.methods)

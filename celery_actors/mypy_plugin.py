@@ -12,7 +12,7 @@ and the same of remote functions.  Each parameter takes a value or an ``ObjectRe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, cast
 
@@ -75,7 +75,7 @@ _REMOTE_FUNCTION = "celery_actors.remote.RemoteFunction"
 _ACTOR_HANDLE = "celery_actors.handle.ActorHandle"
 _ACTOR_METHOD = "celery_actors.handle.ActorMethod"
 _ACTOR_TYPE = "celery_actors.declarations.ActorType"
-_DECORATOR = "celery_actors.declarations.RemoteDecorator"
+_DECORATOR = "celery_actors.remote.RemoteDecorator"
 _REF = "celery_actors.refs.ObjectRef"
 _GENERATOR = "celery_actors.generators.ObjectRefGenerator"
 
@@ -223,13 +223,14 @@ class ActorsPlugin(Plugin):
         parameters, result = map(get_proper_type, ctx.type.args)
         if not isinstance(parameters, Parameters) or parameters.is_ellipsis_args:
             return default.copy_modified(ret_type=result)
-        return default.copy_modified(
-            arg_types=self._accepted(parameters.arg_types),
+        call = default.copy_modified(
+            arg_types=parameters.arg_types,
             arg_kinds=parameters.arg_kinds,
             arg_names=parameters.arg_names,
             variables=parameters.variables,
             ret_type=result,
         )
+        return _one_of(self._taking_refs(call))
 
     def _creation(self, ctx: AttributeContext) -> Type:
         """``remote`` of an actor class: of ``remote(Class)``, or a class under ``@remote``."""
@@ -245,16 +246,15 @@ class ActorsPlugin(Plugin):
             made = get_proper_type(expand_type_by_instance(constructor, made))
         if not isinstance(made, FunctionLike) or not isinstance(default, CallableType):
             return default
-        handles = [
+        calls = [
             item.copy_modified(
-                arg_types=self._accepted(item.arg_types),
                 ret_type=self._instance(_ACTOR_HANDLE, item.ret_type),
                 fallback=default.fallback,
                 name=default.name,
             )
             for item in made.items
         ]
-        return Overloaded(handles) if len(handles) > 1 else handles[0]
+        return _one_of([variant for call in calls for variant in self._taking_refs(call)])
 
     def _changed_class(self, ctx: MethodContext) -> Type:
         """``Class.options(…)`` of a class under ``@remote``."""
@@ -270,13 +270,26 @@ class ActorsPlugin(Plugin):
             return default  # a method of its own
         return self._instance(_ACTOR_CLASS, made)
 
-    def _accepted(self, types: Sequence[Type]) -> list[Type]:
-        """Return the types of parameters, each one's refs as well."""
+    def _taking_refs(self, call: CallableType) -> list[CallableType]:
+        """Return the call with parameters that take refs as well.
+
+        Where a parameter is ``T`` and no more, mypy can't tell what T is in ``T | ObjectRef[T]``:
+        then there are two variants, one with refs and one without.
+        """
+
+        def taking(kind: Type, alone: bool) -> Type:
+            proper = get_proper_type(kind)
+            if isinstance(proper, (AnyType, ParamSpecType, UnpackType)):
+                return kind
+            ref = self._instance(_REF, kind)
+            if isinstance(proper, TypeVarType):
+                return ref if alone else kind
+            return make_simplified_union([kind, ref])
+
+        ambiguous = any(isinstance(get_proper_type(kind), TypeVarType) for kind in call.arg_types)
         return [
-            kind
-            if isinstance(get_proper_type(kind), (AnyType, ParamSpecType, UnpackType))
-            else make_simplified_union([kind, self._instance(_REF, kind)])
-            for kind in types
+            call.copy_modified(arg_types=[taking(kind, alone) for kind in call.arg_types])
+            for alone in ((True, False) if ambiguous else (False,))
         ]
 
     def _class(self, fullname: str) -> TypeInfo:
@@ -361,6 +374,10 @@ def _parameters(function: CallableType) -> Type:
         function.arg_names,
         variables=function.variables,
     )
+
+
+def _one_of(variants: list[CallableType]) -> FunctionLike:
+    return variants[0] if len(variants) == 1 else Overloaded(variants)
 
 
 def _values(ctx: FunctionContext) -> Type:

@@ -7,7 +7,7 @@ import logging
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, Protocol, TypeVar, overload
 
 from celery_actors import serialization
 from celery_actors.client.creation import (
@@ -22,7 +22,13 @@ from celery_actors.client.current import require_process
 from celery_actors.client.executors import Shape
 from celery_actors.client.process import Process
 from celery_actors.control import ActorSpec
-from celery_actors.declarations import RemoteDecorator, Untold, creates, describes, submits
+from celery_actors.declarations import (
+    ActorClassOf,
+    Untold,
+    creates,
+    describes,
+    submits,
+)
 from celery_actors.exceptions import ActorAlreadyExistsError
 from celery_actors.generators import ObjectRefGenerator
 from celery_actors.handle import (
@@ -55,7 +61,7 @@ from celery_actors.refs import ObjectRef
 from celery_actors.signatures import ParameterList, parameters_of
 from celery_actors.submission import dump_arguments
 
-__all__ = ["ActorClass", "RemoteFunction", "method", "remote"]
+__all__ = ["ActorClass", "RemoteDecorator", "RemoteFunction", "method", "remote"]
 
 logger = logging.getLogger(__name__)
 
@@ -399,8 +405,23 @@ def _wrap(target: Any, options: dict[str, Any]) -> Any:
     raise TypeError(f"@remote goes on a class or a function, not on {target!r:.100}")
 
 
+class RemoteDecorator(Protocol):
+    """What ``remote(option=…)`` returns: ``remote`` with options to come."""
+
+    @overload
+    def __call__(self, target: type[T], /) -> ActorClassOf[T]: ...  # type: ignore[overload-overlap]
+    @overload
+    def __call__(self, target: Callable[P, Untold], /) -> RemoteFunction[P, Any]: ...
+    @overload
+    def __call__(  # type: ignore[overload-overlap]
+        self, target: Callable[P, Iterator[V] | AsyncIterator[V]], /
+    ) -> RemoteFunction[P, ObjectRefGenerator[V]]: ...
+    @overload
+    def __call__(self, target: Callable[P, V], /) -> RemoteFunction[P, ObjectRef[V]]: ...
+
+
 @overload
-def remote(target: type[T], /) -> ActorClass[T]: ...  # type: ignore[overload-overlap]
+def remote(target: type[T], /) -> ActorClassOf[T]: ...  # type: ignore[overload-overlap]
 @overload
 def remote(target: Callable[P, Untold], /) -> RemoteFunction[P, Any]: ...
 @overload
