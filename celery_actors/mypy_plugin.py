@@ -17,7 +17,6 @@ from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from mypy.errorcodes import ATTR_DEFINED, CALL_ARG
-from mypy.expandtype import expand_type_by_instance
 from mypy.nodes import (
     ARG_POS,
     CallExpr,
@@ -41,7 +40,7 @@ from mypy.plugin import (
     MethodContext,
     Plugin,
 )
-from mypy.typeops import make_simplified_union, type_object_type
+from mypy.typeops import make_simplified_union
 from mypy.types import (
     AnyType,
     CallableType,
@@ -242,8 +241,7 @@ class ActorsPlugin(Plugin):
             made = get_proper_type(made.args[0])
         if isinstance(made, Instance):
             checker = cast("TypeChecker", ctx.api)
-            constructor = type_object_type(made.type, checker.named_type)
-            made = get_proper_type(expand_type_by_instance(constructor, made))
+            made = get_proper_type(checker.expr_checker.analyze_type_type_callee(made, ctx.context))
         if not isinstance(made, FunctionLike) or not isinstance(default, CallableType):
             return default
         calls = [

@@ -120,3 +120,60 @@ def test_mypy_without_its_plugin(name: str, folder: Path) -> None:
 @pytest.mark.parametrize("name", programs_for(PYRIGHT))
 def test_pyright(name: str, folder: Path) -> None:
     check(name, PYRIGHT, pyright_errors(folder)[name])
+
+
+def test_mypy_knows_classes_of_modules_that_it_has_cached(tmp_path: Path) -> None:
+    library = tmp_path / "library.py"
+    library.write_text(
+        "from collections.abc import Iterable\n"
+        "import celery_actors as ray\n"
+        "@ray.remote\n"
+        "class Counter:\n"
+        "    def __init__(self, start: int) -> None: ...\n"
+        "    def add(self, by: int) -> int: return by\n"
+        "    @ray.method(num_returns=2)\n"
+        "    def pair(self) -> tuple[int, int]: return 1, 2\n"
+        "    def each(self) -> Iterable[int]: yield 1\n"
+        "@ray.remote\n"
+        "def each() -> Iterable[int]: yield 1\n"
+    )
+    user = tmp_path / "user.py"
+    user.write_text(
+        "from library import Counter, each\n"
+        "counter = Counter.remote(1)\n"
+        "reveal_type(counter.add.remote(1))\n"
+        "reveal_type(counter.pair.remote())\n"
+        "reveal_type(counter.each.remote())\n"
+        "reveal_type(each.remote())\n"
+        "Counter.remote('a')\n"
+        "Counter.options(num_cpus=1).remote('a')\n"
+        "counter.ad.remote(1)\n"
+        "Counter(1)\n"
+    )
+    config = tmp_path / "mypy.ini"
+    config.write_text(
+        "[mypy]\nfollow_imports = silent\nplugins = celery_actors.mypy_plugin\n"
+        f"mypy_path = {tmp_path}\n"
+    )
+    options = ["--config-file", str(config), "--cache-dir", str(tmp_path / "cache")]
+    out, problem, status = mypy_api.run([*options, str(library)])
+    assert status == 0, out + problem
+    out, problem, status = mypy_api.run([*options, str(user)])
+    assert status == 1, problem
+    said = [
+        line.split(": ", 2)[2].replace("celery_actors.", "").replace("builtins.", "")
+        for line in out.splitlines()[:-1]
+    ]
+    assert said == [
+        'Revealed type is "refs.ObjectRef[int]"',
+        'Revealed type is "list[refs.ObjectRef[Any]]"',
+        'Revealed type is "generators.ObjectRefGenerator[int]"',
+        'Revealed type is "generators.ObjectRefGenerator[int]"',
+        'Argument 1 to "remote" of "ActorClass" has incompatible type "str"; '
+        'expected "int | ObjectRef[int]"  [arg-type]',
+        'Argument 1 to "remote" of "ActorClass" has incompatible type "str"; '
+        'expected "int | ObjectRef[int]"  [arg-type]',
+        'Actor "Counter" has no remote method "ad"  [attr-defined]',
+        '"Counter" is an actor class and can\'t be instantiated here: use Counter.remote(…)  '
+        "[call-arg]",
+    ]
