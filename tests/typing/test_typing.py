@@ -8,6 +8,7 @@ other (``# error: mypy``: only mypy sees it).
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -70,7 +71,7 @@ def pyright_errors(folder: Path) -> dict[str, dict[int, str]]:
     config.write_text(
         json.dumps(
             {
-                "include": [str(PROGRAMS / name) for name in names],
+                "include": [os.path.relpath(PROGRAMS / name, folder) for name in names],
                 "extraPaths": [str(ROOT)],
                 "typeCheckingMode": "standard",
                 "pythonVersion": "3.10",
