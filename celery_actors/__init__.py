@@ -17,6 +17,8 @@ Example::
     print(ray.get([counter.increment.remote() for _ in range(3)]))   # [1, 2, 3]
 """
 
+from typing import TYPE_CHECKING
+
 from celery_actors import actor, exceptions
 from celery_actors.api import (
     available_resources,
@@ -69,10 +71,14 @@ __all__ = [
 __version__ = "0.1.0"
 
 
-def __getattr__(name: str) -> object:
-    # The Celery app and its worker modules are imported only where they are needed.
-    if name == "install":
-        from celery_actors.celery import install
+if TYPE_CHECKING:
+    from celery_actors.celery import install
+else:
 
-        return install
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    def __getattr__(name: str) -> object:
+        # The Celery app and its worker modules are imported only where they are needed.
+        if name == "install":
+            from celery_actors.celery import install
+
+            return install
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -10,7 +10,7 @@ from celery_actors.client.cancelling import cancel as cancel_call
 from celery_actors.client.creation import kill_actor
 from celery_actors.client.current import require_process
 from celery_actors.generators import ObjectRefGenerator
-from celery_actors.handle import ActorHandle, actor_id_of, weak_handle
+from celery_actors.handle import ActorHandle, ActorProxy, actor_id_of, weak_handle
 from celery_actors.ids import mailbox_name
 from celery_actors.refs import ObjectRef
 from celery_actors.session import init, is_initialized, shutdown
@@ -87,12 +87,12 @@ def put(value: T) -> ObjectRef[T]:
 
 
 def wait(
-    refs: Sequence[ObjectRef[Any]],
+    refs: Sequence[ObjectRef[T]],
     *,
     num_returns: int = 1,
     timeout: float | None = None,
     fetch_local: bool = True,
-) -> tuple[list[ObjectRef[Any]], list[ObjectRef[Any]]]:
+) -> tuple[list[ObjectRef[T]], list[ObjectRef[T]]]:
     """Wait until ``num_returns`` of the refs are ready.
 
     :param timeout: seconds to wait at most; 0 only looks; ``None`` waits for ever.
@@ -126,7 +126,7 @@ def wait(
     return ready, [ref for ref in refs if ref not in chosen]
 
 
-def kill(actor: ActorHandle[Any], *, no_restart: bool = True) -> None:
+def kill(actor: ActorHandle[Any] | ActorProxy[Any], *, no_restart: bool = True) -> None:
     """Kill an actor at once: its process gets SIGKILL, its unfinished calls fail.
 
     :param no_restart: False: one with restarts left (``max_restarts``) is begun again, and
@@ -188,7 +188,7 @@ def cancel(
     cancel_call(require_process(), entry, force, recursive)
 
 
-def mailbox_of(actor: ActorHandle[Any]) -> str:
+def mailbox_of(actor: ActorHandle[Any] | ActorProxy[Any]) -> str:
     """Return the name of the AMQP queue that is an actor's mailbox.
 
     A plain Celery client calls the actor through it::

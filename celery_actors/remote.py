@@ -5,9 +5,9 @@ from __future__ import annotations
 import inspect
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
-from typing import Any, Generic, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, Protocol, TypeVar, overload
 
 from celery_actors import serialization
 from celery_actors.client.creation import (
@@ -22,6 +22,13 @@ from celery_actors.client.current import require_process
 from celery_actors.client.executors import Shape
 from celery_actors.client.process import Process
 from celery_actors.control import ActorSpec
+from celery_actors.declarations import (
+    ActorClassOf,
+    Untold,
+    creates,
+    describes,
+    submits,
+)
 from celery_actors.exceptions import ActorAlreadyExistsError
 from celery_actors.generators import ObjectRefGenerator
 from celery_actors.handle import (
@@ -54,12 +61,15 @@ from celery_actors.refs import ObjectRef
 from celery_actors.signatures import ParameterList, parameters_of
 from celery_actors.submission import dump_arguments
 
-__all__ = ["ActorClass", "RemoteFunction", "method", "remote"]
+__all__ = ["ActorClass", "RemoteDecorator", "RemoteFunction", "method", "remote"]
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+V = TypeVar("V")
+R_co = TypeVar("R_co", covariant=True)
 F = TypeVar("F", bound=Callable[..., Any])
+P = ParamSpec("P")
 
 _DEFAULT = MethodOptions()
 
@@ -114,6 +124,7 @@ class ActorClass(Generic[T]):
         self.__module__ = kind.__module__
         self.__wrapped__ = kind
 
+    @creates
     def remote(self, *args: Any, **kwargs: Any) -> ActorHandle[T]:
         """Create an actor; returns at once with its handle.
 
@@ -251,12 +262,14 @@ class ActorClass(Generic[T]):
             self._methods = methods
         return self._methods
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Refused: it would run here."""
-        name = self._kind.__name__
-        raise TypeError(
-            f"{name} is an actor class and can't be instantiated here: use {name}.remote(…)"
-        )
+    if not TYPE_CHECKING:  # to checkers it is no callable
+
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            """Refused: it would run here."""
+            name = self._kind.__name__
+            raise TypeError(
+                f"{name} is an actor class and can't be instantiated here: use {name}.remote(…)"
+            )
 
     def __repr__(self) -> str:
         return f"ActorClass({self._kind.__name__})"
@@ -269,8 +282,12 @@ def _generates(function: Callable[..., Any]) -> bool:
     return inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
 
 
-class RemoteFunction:
-    """A function that runs elsewhere: ``function.remote(…)`` submits a task."""
+class RemoteFunction(Generic[P, R_co]):
+    """A function that runs elsewhere: ``function.remote(…)`` submits a task.
+
+    To type checkers ``RemoteFunction[[int], ObjectRef[str]]`` takes an int, and its
+    ``remote`` returns a ref to a str.
+    """
 
     def __init__(
         self,
@@ -302,6 +319,7 @@ class RemoteFunction:
         self.__module__ = function.__module__
         self.__wrapped__ = function
 
+    @submits
     def remote(self, *args: Any, **kwargs: Any) -> Any:
         """Submit a task; returns at once.
 
@@ -333,7 +351,23 @@ class RemoteFunction:
             return ObjectRef(entries[0])
         return [ObjectRef(entry) for entry in entries] if entries else None
 
-    def options(self, **changes: Any) -> RemoteFunction:
+    @overload
+    def options(self, *, num_returns: Literal[0], **changes: Any) -> RemoteFunction[P, None]: ...
+    @overload
+    def options(
+        self, *, num_returns: Literal[1], **changes: Any
+    ) -> RemoteFunction[P, ObjectRef[Any]]: ...
+    @overload
+    def options(
+        self, *, num_returns: Literal["streaming"], **changes: Any
+    ) -> RemoteFunction[P, ObjectRefGenerator[Any]]: ...
+    @overload
+    def options(
+        self, *, num_returns: int, **changes: Any
+    ) -> RemoteFunction[P, list[ObjectRef[Any]]]: ...
+    @overload
+    def options(self, **changes: Any) -> RemoteFunction[P, R_co]: ...
+    def options(self, **changes: Any) -> Any:
         """Return the function with options changed.
 
         :raises TypeError: there is no such option.
@@ -347,12 +381,14 @@ class RemoteFunction:
             shape = self._shapes[process.job_id] = Shape(resources, _own_paths())
         return shape
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Refused: it would run here."""
-        raise TypeError(
-            f"{self.__qualname__} is a remote function and can't be called here: use "
-            f"{self.__name__}.remote(…)"
-        )
+    if not TYPE_CHECKING:  # to checkers it is no callable
+
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            """Refused: it would run here."""
+            raise TypeError(
+                f"{self.__qualname__} is a remote function and can't be called here: use "
+                f"{self.__name__}.remote(…)"
+            )
 
     def __repr__(self) -> str:
         return f"RemoteFunction({self.__qualname__})"
@@ -371,12 +407,43 @@ def _wrap(target: Any, options: dict[str, Any]) -> Any:
     raise TypeError(f"@remote goes on a class or a function, not on {target!r:.100}")
 
 
+class RemoteDecorator(Protocol):
+    """What ``remote(option=…)`` returns: ``remote`` with options to come."""
+
+    @overload
+    def __call__(self, target: type[T], /) -> ActorClassOf[T]: ...  # type: ignore[overload-overlap]
+    @overload
+    def __call__(self, target: Callable[P, Untold], /) -> RemoteFunction[P, Any]: ...
+    @overload
+    def __call__(  # type: ignore[overload-overlap]
+        self, target: Callable[P, Iterator[V] | AsyncIterator[V]], /
+    ) -> RemoteFunction[P, ObjectRefGenerator[V]]: ...
+    @overload
+    def __call__(self, target: Callable[P, V], /) -> RemoteFunction[P, ObjectRef[V]]: ...
+
+
 @overload
-def remote(target: type[T], /) -> ActorClass[T]: ...  # type: ignore[overload-overlap]
+def remote(target: type[T], /) -> ActorClassOf[T]: ...  # type: ignore[overload-overlap]
 @overload
-def remote(target: Callable[..., Any], /) -> RemoteFunction: ...
+def remote(target: Callable[P, Untold], /) -> RemoteFunction[P, Any]: ...
 @overload
-def remote(**options: Any) -> Callable[[Any], Any]: ...
+def remote(  # type: ignore[overload-overlap]
+    target: Callable[P, Iterator[V] | AsyncIterator[V]], /
+) -> RemoteFunction[P, ObjectRefGenerator[V]]: ...
+@overload
+def remote(target: Callable[P, V], /) -> RemoteFunction[P, ObjectRef[V]]: ...
+@overload
+def remote(
+    *, num_returns: Literal[0], **options: Any
+) -> Callable[[Callable[P, Any]], RemoteFunction[P, None]]: ...
+@overload
+def remote(*, num_returns: Literal[1, "streaming"], **options: Any) -> RemoteDecorator: ...
+@overload
+def remote(
+    *, num_returns: int, **options: Any
+) -> Callable[[Callable[P, Any]], RemoteFunction[P, list[ObjectRef[Any]]]]: ...
+@overload
+def remote(**options: Any) -> RemoteDecorator: ...
 def remote(*args: Any, **options: Any) -> Any:
     """Make a class an actor class, or a function a remote function.
 
@@ -403,15 +470,20 @@ def remote(*args: Any, **options: Any) -> Any:
     return lambda target: _wrap(target, options)
 
 
-def method(**options: Any) -> Callable[[F], F]:
+@describes
+def method(*args: Any, **options: Any) -> Any:
     """Set options of an actor's method, e.g. ``@method(num_returns=2)``.
+
+    Bare, ``@method`` sets none; it tells checkers what the method is (see docs/typing.md).
 
     :raises TypeError: there is no such option.
     """
+    if args and (len(args) > 1 or options or not callable(args[0])):
+        raise TypeError("use @method or @method(option=…)")
     described = MethodOptions().updated(**options)
 
     def decorate(function: F) -> F:
         setattr(function, METHOD_OPTIONS, described)
         return function
 
-    return decorate
+    return decorate(args[0]) if args else decorate

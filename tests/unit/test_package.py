@@ -16,6 +16,7 @@ ROOT = Path(celery_actors.__file__).parent
 # What each part may import of the others, besides itself.
 BELOW = {
     "control": set[str](),
+    "declarations": set[str](),
     "exceptions": {"control"},
     "ids": set[str](),
     "serialization": {"exceptions"},
