@@ -34,6 +34,7 @@ from celery_actors.protocol.creation import (
     encode_creation,
     encode_definition,
 )
+from celery_actors.protocol.environment import Environment
 from celery_actors.protocol.payload import encode_arguments
 from celery_actors.refs import ObjectRef
 from celery_actors.signatures import ParameterList, parameters_of
@@ -91,6 +92,7 @@ class ActorClass(Generic[T]):
         self._options = options
         self._definitions = definitions or _Definitions()
         self._methods: dict[str, MethodDescription] | None = None
+        self._environments: dict[str, Environment] = {}  # by job: files are packaged once
         self.__name__ = kind.__name__
         self.__qualname__ = kind.__qualname__
         self.__doc__ = kind.__doc__
@@ -103,11 +105,13 @@ class ActorClass(Generic[T]):
         :raises TypeError: the arguments don't fit the constructor.
         :raises InsufficientResources: no node is large enough (e.g. not enough GPUs).
         :raises SerializationError: the class or an argument can't be pickled.
+        :raises RuntimeEnvSetupError: files of its ``runtime_env`` can't be packaged.
         """
         name = self._kind.__name__
         self._constructor().check(name, args, kwargs)
         methods = self._described()
         process = require_process()
+        environment = self._environment(process)
         digest = self._definitions.digest(process, self._kind, name)
         dumped, arguments = dump_arguments(
             args, kwargs, lambda: f"the arguments of {name}'s constructor"
@@ -127,11 +131,12 @@ class ActorClass(Generic[T]):
         concurrency = concurrency_of(
             self._kind, options.max_concurrency, options.concurrency_groups
         )
+        sys_path = process.environments.paths(environment, _own_paths())
 
         def create() -> None:
             values = encode_arguments([(e.oid, e.blob) for e in arguments]) if arguments else b""
             creation = Creation(
-                digest, name, sequence, flags, values + payload, _own_paths(), concurrency
+                digest, name, sequence, flags, values + payload, sys_path, concurrency, environment
             )
             # Written before the actor exists, so that a handle inside its arguments can't
             # lose its last hold on the way.
@@ -162,6 +167,13 @@ class ActorClass(Generic[T]):
         :raises TypeError: there is no such option.
         """
         return ActorClass(self._kind, self._options.updated(**changes), self._definitions)
+
+    def _environment(self, process: Process) -> Environment:
+        environment = self._environments.get(process.job_id)
+        if environment is None:
+            environment = process.environments.of(self._options.runtime_env)
+            self._environments[process.job_id] = environment
+        return environment
 
     def _constructor(self) -> ParameterList:
         if self._kind.__init__ is object.__init__:
@@ -252,6 +264,7 @@ class RemoteFunction:
         :raises TypeError: the arguments don't fit the function.
         :raises InsufficientResources: no node is large enough.
         :raises SerializationError: the function or an argument can't be pickled.
+        :raises RuntimeEnvSetupError: files of its ``runtime_env`` can't be packaged.
         """
         name = self.__qualname__
         self._parameters.check(self.__name__, args, kwargs)
@@ -287,7 +300,9 @@ class RemoteFunction:
         shape = self._shapes.get(process.job_id)
         if shape is None:
             resources = tuple(sorted(self._options.requested().items()))
-            shape = self._shapes[process.job_id] = Shape(resources, _own_paths())
+            environment = process.environments.of(self._options.runtime_env)
+            paths = process.environments.paths(environment, _own_paths())
+            shape = self._shapes[process.job_id] = Shape(resources, paths, environment)
         return shape
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:

@@ -21,7 +21,12 @@ from celery_actors.client.mailbox import LOST
 from celery_actors.client.objects import Entry, ObjectState
 from celery_actors.client.outbox import Outbox
 from celery_actors.control import ActorRecord
-from celery_actors.exceptions import ActorDiedError, ActorsError, OwnerDiedError
+from celery_actors.exceptions import (
+    ActorDiedError,
+    ActorsError,
+    OwnerDiedError,
+    RuntimeEnvSetupError,
+)
 from celery_actors.ids import CALLER_BYTES, object_id
 
 if TYPE_CHECKING:
@@ -34,8 +39,11 @@ logger = logging.getLogger(__name__)
 _AWAY: tuple[type[Exception], ...] = (redis.RedisError, ActorsError, *LOST)
 
 
-def death_of(process: Process, actor: bytes, record: ActorRecord | None) -> ActorDiedError:
-    """Return the error that calls to a dead actor raise, with its cause."""
+def death_of(process: Process, actor: bytes, record: ActorRecord | None) -> ActorsError:
+    """Return the error that calls to a dead actor raise, with its cause.
+
+    As Ray's, it is a RuntimeEnvSetupError where the actor's process could not be set up.
+    """
     if record is None:
         return ActorDiedError(
             f"actor {actor.hex()} is dead: its record is gone (it ended long ago, or its job is "
@@ -49,6 +57,9 @@ def death_of(process: Process, actor: bytes, record: ActorRecord | None) -> Acto
     if record.error:
         try:
             process.codec.load(object_id(actor[:CALLER_BYTES], 0), record.error)
+        except RuntimeEnvSetupError as cause:
+            who = "" if record.kind == "executor" else f"actor {record.class_name}: "
+            return RuntimeEnvSetupError(f"{who}{cause}")
         except Exception as cause:  # noqa: BLE001 - the user's own exception becomes the cause
             error.__cause__ = cause
     return error
@@ -232,7 +243,7 @@ class Recovery:
             process.dirty.pop(box, None)
             if process.holds.get(actor) is None:
                 process.outboxes.pop(actor, None)
-        process.executors.died(actor)
+        process.executors.died(actor, error)
 
     def check_if_dead(self, box: Outbox) -> None:
         """Settle what the store knows; fail the rest if the actor is dead."""
