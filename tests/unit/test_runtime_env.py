@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import sys
 import threading
 import types
@@ -90,6 +91,8 @@ def test_it_is_a_dictionary_that_checks_what_is_put_in() -> None:
         env.update(excludes="x")
     assert type(env.to_dict()) is dict
     assert ActorOptions(runtime_env=env).runtime_env is env
+    copy = pickle.loads(pickle.dumps(env))
+    assert (type(copy), copy) == (RuntimeEnv, env)
     assert RuntimeEnvConfig(setup_timeout_seconds=-1)["setup_timeout_seconds"] == -1
 
 
