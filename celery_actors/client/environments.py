@@ -7,6 +7,7 @@ packaged here, and stored for the job.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -114,7 +115,8 @@ class Environments:
         from celery_actors.client.packing import pack_archive, pack_directory, pack_file
 
         path = path_of_module(given) if isinstance(given, ModuleType) else Path(given)
-        path = path.expanduser().absolute().resolve()
+        # Without resolving links: the name under which it is given is that of the module.
+        path = Path(os.path.abspath(path.expanduser()))  # noqa: PTH100
         if path.is_dir():
             return self._store(lambda: pack_directory(path, excludes, parent=path.name))
         if path.is_file() and path.suffix in (".zip", ".whl"):

@@ -205,6 +205,7 @@ def test_a_working_directory_in_an_archive(tmp_path: Path) -> None:
 
 def test_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = put(tmp_path / "pack_a", {"__init__.py": "VALUE = 'package'\n", "more.py": "M = 1\n"})
+    (tmp_path / "linked_f").symlink_to(package)
     single = put(tmp_path / "files", {"single_b.py": "VALUE = 'file'\n"}) / "single_b.py"
     wheel = tmp_path / "wheel_c-1-py3-none-any.whl"
     with zipfile.ZipFile(wheel, "w") as file:
@@ -218,14 +219,15 @@ def test_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import module_e  # type: ignore[import-not-found]
 
     env = {"py_modules": [str(package), single, str(wheel), str(archive), module_e]}
+    env["py_modules"].append(tmp_path / "linked_f")
     probe = Probe.options(runtime_env=env).remote()
     code = (
-        "import pack_a.more, single_b, wheel_c, zip_d, module_e, importlib.metadata\n"
-        "answer = [m.VALUE for m in (pack_a, single_b, wheel_c, zip_d, module_e)] + [\n"
+        "import pack_a.more, single_b, wheel_c, zip_d, module_e, linked_f, importlib.metadata\n"
+        "answer = [m.VALUE for m in (pack_a, single_b, wheel_c, zip_d, module_e, linked_f)] + [\n"
         "  importlib.metadata.version('wheel-c'), module_e.__file__]"
     )
     *values, where = ray.get(probe.run.remote(code))
-    assert values == ["package", "file", "wheel", "zip", "module", "1"]
+    assert values == ["package", "file", "wheel", "zip", "module", "package", "1"]
     assert not where.startswith(str(tmp_path))
     # A child that names other modules does not find those of its creator.
     code = (
