@@ -27,6 +27,7 @@ __all__ = [
     "RayActorError",
     "RayError",
     "RayTaskError",
+    "RuntimeEnvSetupError",
     "SerializationError",
     "TamperedError",
     "TaskCancelledError",
@@ -72,6 +73,14 @@ class PendingCallsLimitExceeded(ActorsError):
 
 class WorkerCrashedError(ActorsError):
     """The process that ran a task died, as often as the task may be retried."""
+
+
+class RuntimeEnvSetupError(ActorsError):
+    """The ``runtime_env`` of an actor or task could not be set up; none of it ran.
+
+    Files that could not be packaged, a node that could not unpack them, an interpreter
+    that did not start: the message says which, with its last words.
+    """
 
 
 class ObjectLostError(ActorsError):

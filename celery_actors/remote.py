@@ -56,6 +56,7 @@ from celery_actors.protocol.creation import (
     encode_creation,
     encode_definition,
 )
+from celery_actors.protocol.environment import Environment
 from celery_actors.protocol.payload import encode_arguments
 from celery_actors.refs import ObjectRef
 from celery_actors.signatures import ParameterList, parameters_of
@@ -118,6 +119,7 @@ class ActorClass(Generic[T]):
         self._options = options
         self._definitions = definitions or _Definitions()
         self._methods: dict[str, MethodDescription] | None = None
+        self._environments: dict[str, Environment] = {}  # by job: files are packaged once
         self.__name__ = kind.__name__
         self.__qualname__ = kind.__qualname__
         self.__doc__ = kind.__doc__
@@ -133,11 +135,13 @@ class ActorClass(Generic[T]):
             not set.
         :raises InsufficientResources: no node is large enough (e.g. not enough GPUs).
         :raises SerializationError: the class or an argument can't be pickled.
+        :raises RuntimeEnvSetupError: files of its ``runtime_env`` can't be packaged.
         """
         name = self._kind.__name__
         self._constructor().check(name, args, kwargs)
         methods = self._described()
         process = require_process()
+        environment = self._environment(process)
         options = self._options
         detached = options.lifetime == "detached"
         if detached and process.ends_cluster:
@@ -163,11 +167,12 @@ class ActorClass(Generic[T]):
         description = ClassDescription(
             name, methods, options.max_pending_calls, tuple(options.concurrency_groups)
         )
+        sys_path = process.environments.paths(environment, _own_paths())
 
         def encode() -> bytes:
             values = encode_arguments([(e.oid, e.blob) for e in arguments]) if arguments else b""
             creation = Creation(
-                digest, name, sequence, flags, values + payload, _own_paths(), concurrency
+                digest, name, sequence, flags, values + payload, sys_path, concurrency, environment
             )
             # Written before the actor can begin, so that a handle inside its arguments
             # can't lose its last hold on the way.
@@ -230,6 +235,13 @@ class ActorClass(Generic[T]):
         :raises TypeError: there is no such option.
         """
         return ActorClass(self._kind, self._options.updated(**changes), self._definitions)
+
+    def _environment(self, process: Process) -> Environment:
+        environment = self._environments.get(process.job_id)
+        if environment is None:
+            environment = process.environments.of(self._options.runtime_env)
+            self._environments[process.job_id] = environment
+        return environment
 
     def _constructor(self) -> ParameterList:
         if self._kind.__init__ is object.__init__:
@@ -327,6 +339,7 @@ class RemoteFunction(Generic[P, R_co]):
         :raises TypeError: the arguments don't fit the function.
         :raises InsufficientResources: no node is large enough.
         :raises SerializationError: the function or an argument can't be pickled.
+        :raises RuntimeEnvSetupError: files of its ``runtime_env`` can't be packaged.
         """
         name = self.__qualname__
         self._parameters.check(self.__name__, args, kwargs)
@@ -378,7 +391,9 @@ class RemoteFunction(Generic[P, R_co]):
         shape = self._shapes.get(process.job_id)
         if shape is None:
             resources = tuple(sorted(self._options.requested().items()))
-            shape = self._shapes[process.job_id] = Shape(resources, _own_paths())
+            environment = process.environments.of(self._options.runtime_env)
+            paths = process.environments.paths(environment, _own_paths())
+            shape = self._shapes[process.job_id] = Shape(resources, paths, environment)
         return shape
 
     if not TYPE_CHECKING:  # to checkers it is no callable

@@ -5,10 +5,12 @@ Follows Ray's ``get_runtime_context()``.  All ids are lower-case hex.
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 from celery_actors.client.current import require_process
 from celery_actors.ids import celery_id
+from celery_actors.runtime_env import RuntimeEnv
 from celery_actors.worker.context import current_assignment
 
 if TYPE_CHECKING:
@@ -105,6 +107,15 @@ class RuntimeContext:
     def get_accelerator_ids(self) -> dict[str, list[str]]:
         """Return the ids of the accelerators assigned here: ``{"GPU": ["2", "5"]}``."""
         return {"GPU": [str(gpu) for gpu in self._assignment.gpu_ids]}
+
+    @property
+    def runtime_env(self) -> RuntimeEnv:
+        """The ``runtime_env`` of this process: its own with what it inherited."""
+        return RuntimeEnv(**dict(self._assignment.runtime_env))
+
+    def get_runtime_env_string(self) -> str:
+        """Return the ``runtime_env`` of this process as JSON."""
+        return json.dumps(dict(self._assignment.runtime_env), sort_keys=True)
 
     def is_canceled(self) -> bool:
         """Return whether the call that runs here was cancelled: it should come to an end."""

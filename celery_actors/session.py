@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from time import monotonic, sleep
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import redis
 
@@ -25,7 +25,9 @@ from celery_actors.exceptions import ActorsError, ConfigurationError, Connection
 from celery_actors.ids import new_caller_id
 from celery_actors.local.address import BACKEND_VARIABLE, BROKER_VARIABLE, ClusterAddress
 from celery_actors.local.node_options import NodeOptions
+from celery_actors.runtime_env import RuntimeEnv
 from celery_actors.store.connection import explain_redis, refuse_cluster
+from celery_actors.worker.context import Assignment, set_assignment
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -90,6 +92,7 @@ def init(
     num_gpus: float | None = None,
     resources: Mapping[str, float] | None = None,
     namespace: str | None = None,
+    runtime_env: Mapping[str, Any] | None = None,
     ignore_reinit_error: bool = False,
     log_to_driver: bool = True,
 ) -> SessionInfo:
@@ -106,11 +109,15 @@ def init(
         GPUs then has logical ones.
     :param namespace: in which names of actors are looked up unless a call says otherwise;
         default: one of this program's own, which no other sees (as Ray).
+    :param runtime_env: what the job's actors and tasks find, unless theirs says otherwise (see
+        :class:`celery_actors.runtime_env.RuntimeEnv`); this program itself stays as it is.
     :param ignore_reinit_error: a second ``init()`` is then no error.
     :param log_to_driver: show what actors of a private cluster print.
     :raises ConnectionFailed: RabbitMQ or Redis can't be reached, or refuses.
     :raises ConfigurationError: the settings contradict each other, or there is no key.
     :raises LocalClusterError: the private cluster did not start.
+    :raises ValueError: ``runtime_env`` has an unknown field, or a directory that is not there.
+    :raises RuntimeEnvSetupError: the files of ``runtime_env`` can't be packaged.
 
     Example::
 
@@ -125,6 +132,7 @@ def init(
                 "celery_actors is initialised already: call shutdown() first, or pass "
                 "ignore_reinit_error=True"
             )
+        environment = RuntimeEnv.of(runtime_env)
         node = NodeOptions(num_cpus=num_cpus, num_gpus=num_gpus, resources=dict(resources or {}))
         declared = num_cpus is not None or num_gpus is not None or bool(resources)
         settings, where = _find(address, result_backend, app)
@@ -150,6 +158,8 @@ def init(
             _wait_for_node(process, private)
             process.settle_down()
             process.ends_cluster = private is not None
+            process.environments.begin_job(environment)
+            set_assignment(Assignment(runtime_env=process.environments.own.as_runtime_env()))
         except BaseException:
             shutdown()
             raise
@@ -293,6 +303,7 @@ def shutdown() -> None:
         private, _session.private = _session.private, None
         _session.info = None
         set_process(None)
+        set_assignment(Assignment())
         try:
             if private is None:
                 end_job(process)

@@ -17,6 +17,7 @@ from copy import copy
 from time import monotonic
 from typing import Any
 
+from celery_actors.client.environments import Environments
 from celery_actors.client.executors import Executors
 from celery_actors.client.holds import Hold, HoldTable
 from celery_actors.client.housekeeping import Housekeeping
@@ -121,6 +122,7 @@ class Process:
             settings.broker_options.get("broker_use_ssl"),
         )
         self.sender = Sender(self)
+        self.environments = Environments(self)
         self.make_parts()
         self._borrowed: list[Entry] = []  # refs that have come and are not kept yet
         self.inherited: list[Hold | None] = []

@@ -10,6 +10,7 @@ from celery_actors.control.actors import Actors
 from celery_actors.control.callers import Callers, Jobs
 from celery_actors.control.holds import Holds
 from celery_actors.control.nodes import Nodes
+from celery_actors.control.packages import Packages
 from celery_actors.control.records import (
     ActorRecord,
     ActorSpec,
@@ -49,6 +50,7 @@ class Control:
         self._jobs = Jobs(scripts)
         self._actors = Actors(scripts)
         self._holds = Holds(scripts)
+        self._packages = Packages(scripts)
 
     # Nodes
 
@@ -132,7 +134,8 @@ class Control:
         return self._jobs.actors(job_id)
 
     def forget_job(self, job_id: str) -> None:
-        """Delete what is left of a job: records of its dead actors, definitions, indexes.
+        """Delete what is left of a job: records of its dead actors, definitions, packages,
+        indexes.
 
         With actors that are detached, or dead and not yet reaped, the job's definitions stay
         until the last of these is gone.
@@ -146,6 +149,22 @@ class Control:
     def definition(self, job_id: str, digest: str) -> bytes | None:
         """Return a pickled class or function of a job."""
         return self._jobs.definition(job_id, digest)
+
+    def store_package(self, job_id: str, digest: str, index: int, chunk: bytes) -> bool:
+        """Store a chunk of a package for a job; False: the job is over."""
+        return self._packages.store(job_id, digest, index, chunk)
+
+    def complete_package(self, job_id: str, digest: str, count: int) -> bool:
+        """Say that all chunks of a package are stored; False: the job is over."""
+        return self._packages.complete(job_id, digest, count)
+
+    def package_chunks(self, job_id: str, digest: str) -> int | None:
+        """Return the number of a package's chunks; None: it is not stored (completely)."""
+        return self._packages.count(job_id, digest)
+
+    def package_chunk(self, job_id: str, digest: str, index: int) -> bytes | None:
+        """Return a chunk of a package."""
+        return self._packages.chunk(job_id, digest, index)
 
     # Actors
 

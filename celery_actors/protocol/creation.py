@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from celery_actors.exceptions import TamperedError
 from celery_actors.protocol.concurrency import SERIAL, Concurrency
+from celery_actors.protocol.environment import NO_ENVIRONMENT, Environment
 from celery_actors.protocol.signing import SIGNATURE_BYTES, Signer
 
 __all__ = [
@@ -41,6 +42,7 @@ class Creation:
     :ivar flags, payload: the constructor's arguments, as of a call.
     :ivar sys_path: where the creator finds its own modules.
     :ivar concurrency: how many of its calls run at a time, and how.
+    :ivar environment: its ``runtime_env``, together with what it inherits.
     """
 
     class_digest: str
@@ -50,6 +52,7 @@ class Creation:
     payload: bytes
     sys_path: tuple[str, ...]
     concurrency: Concurrency = SERIAL
+    environment: Environment = NO_ENVIRONMENT
 
 
 def encode_creation(signer: Signer, actor: bytes, creation: Creation) -> bytes:

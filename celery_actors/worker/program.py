@@ -12,6 +12,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from queue import SimpleQueue
 from typing import Any
 
@@ -24,16 +25,19 @@ from celery_actors.client.creation import order_starts
 from celery_actors.client.current import require_process, set_process
 from celery_actors.client.drain import drain
 from celery_actors.client.process import Process
+from celery_actors.exceptions import RuntimeEnvSetupError
 from celery_actors.ids import mailbox_name, object_id
 from celery_actors.protocol.concurrency import Concurrency
 from celery_actors.protocol.creation import Creation, decode_creation
 from celery_actors.protocol.orders import OrderKind, decode_order
+from celery_actors.protocol.signing import Signer
 from celery_actors.store.results import Committer
 from celery_actors.worker.acks import Acknowledgements, ConcurrentAcknowledgements
 from celery_actors.worker.activity import Activity
 from celery_actors.worker.cancellation import Cancellations, Found
 from celery_actors.worker.commits import Commits
 from celery_actors.worker.context import Assignment, set_assignment
+from celery_actors.worker.environments import enter, fail
 from celery_actors.worker.event_loop import AsyncExecutor, LoopInbox
 from celery_actors.worker.executor import Executor, TaskExecutor
 from celery_actors.worker.instance import Instance
@@ -55,13 +59,23 @@ _UNCOMMITTED = 64  # calls that may run past the last commit (PROTOCOL, Flight r
 _MOST_PREFETCH = 65_000
 
 
-def run(launch: Launch) -> int:
-    """Be the actor that ``launch`` describes; returns the exit status."""
+def run(launch: Launch, paths: tuple[str, ...] | None = None) -> int:
+    """Be the actor that ``launch`` describes; returns the exit status.
+
+    :param paths: first on ``sys.path``; ``None``: its environment is yet to be set up.
+    """
     logging.basicConfig(
         level=logging.WARNING,
         format=f"[%(asctime)s: %(levelname)s/{launch.hostname}] %(message)s",
     )
-    return ActorProcess(launch).run()
+    signer, actor = Signer(launch.settings.key), bytes.fromhex(launch.actor_id)
+    creation = decode_creation(signer, actor, launch.blob)
+    if paths is None and creation.environment:
+        try:
+            paths = enter(launch, creation.environment)
+        except RuntimeEnvSetupError as error:
+            return fail(launch, error)
+    return ActorProcess(launch, creation, paths or ()).run()
 
 
 def make_app(launch: Launch) -> Celery:
@@ -88,7 +102,7 @@ def make_app(launch: Launch) -> Celery:
 class ActorProcess:
     """One actor process."""
 
-    def __init__(self, launch: Launch) -> None:
+    def __init__(self, launch: Launch, creation: Creation, paths: tuple[str, ...]) -> None:
         self._launch = launch
         self._actor = bytes.fromhex(launch.actor_id)
         settings = launch.settings
@@ -114,10 +128,11 @@ class ActorProcess:
                 actor_id=launch.actor_id if launch.kind == "actor" else None,
                 actor_name=launch.actor_name,
                 restarts=launch.restarts,
+                runtime_env=creation.environment.as_runtime_env(),
             )
         )
-        creation = decode_creation(self._process.signer, self._actor, launch.blob)
-        self._creation: Creation = creation
+        self._process.environments.inherit(creation.environment, paths)
+        self._creation = replace(creation, sys_path=paths + creation.sys_path)
         self._creates_first = False  # the constructor's place in the order is to be committed
         self._blocked = 0
         # Guards _blocked: calls of a threaded actor wait each on its own.

@@ -11,8 +11,7 @@ from kombu.asynchronous import set_event_loop
 
 from celery_actors.client.current import set_process
 from celery_actors.config import Settings
-from celery_actors.protocol.creation import Creation, encode_creation
-from celery_actors.protocol.signing import Signer
+from celery_actors.protocol.creation import Creation
 from celery_actors.worker.context import Assignment, set_assignment
 from celery_actors.worker.launch import Launch
 from celery_actors.worker.program import ActorProcess
@@ -22,27 +21,23 @@ __all__ = ["rehearse"]
 
 def rehearse() -> None:
     """Make what an actor process is made of, and leave no trace of it but warm caches."""
-    settings = Settings("amqp://127.0.0.1//", "redis://127.0.0.1/0", bytes(32))
-    actor = bytes(16)
-    creation = Creation("", "Rehearsal", 0, 0, b"", ())
-    ActorProcess(
-        Launch(
-            actor_id=actor.hex(),
-            incarnation="",
-            kind="actor",
-            class_name="Rehearsal",
-            job_id="",
-            caller_id=bytes(8).hex(),
-            creator_id=bytes(8).hex(),
-            node_id="",
-            hostname="Rehearsal@localhost",
-            gpu_ids=(),
-            resources={},
-            settings=settings,
-            send_events=False,
-            blob=encode_creation(Signer(settings.key), actor, creation),
-        )
-    ).make_parts()
+    launch = Launch(
+        actor_id=bytes(16).hex(),
+        incarnation="",
+        kind="actor",
+        class_name="Rehearsal",
+        job_id="",
+        caller_id=bytes(8).hex(),
+        creator_id=bytes(8).hex(),
+        node_id="",
+        hostname="Rehearsal@localhost",
+        gpu_ids=(),
+        resources={},
+        settings=Settings("amqp://127.0.0.1//", "redis://127.0.0.1/0", bytes(32)),
+        send_events=False,
+        blob=b"",
+    )
+    ActorProcess(launch, Creation("", "Rehearsal", 0, 0, b"", ()), ()).make_parts()
     set_process(None)
     set_assignment(Assignment())
     set_event_loop(None)

@@ -23,7 +23,8 @@ BELOW = {
     "protocol": {"exceptions", "ids", "serialization"},
     "config": {"exceptions"},
     "store": {"config", "control", "exceptions", "ids", "protocol", "serialization"},
-    "options": set[str](),
+    "runtime_env": set[str](),
+    "options": {"runtime_env"},
     "signatures": set[str](),
     "client": {
         "config",
@@ -31,6 +32,7 @@ BELOW = {
         "exceptions",
         "ids",
         "protocol",
+        "runtime_env",
         "serialization",
         "store",
     },

@@ -27,6 +27,7 @@ function key.job(id) return prefix .. 'job:' .. id end
 function key.job_actors(id) return prefix .. 'job:' .. id .. ':actors' end
 function key.job_dead(id) return prefix .. 'job:' .. id .. ':dead' end
 function key.job_definitions(id) return prefix .. 'job:' .. id .. ':definitions' end
+function key.job_packages(id) return prefix .. 'job:' .. id .. ':packages' end
 function key.actor(id) return prefix .. 'actor:' .. id end
 function key.holds(id) return prefix .. 'holds:' .. id end
 function key.owned(owner) return prefix .. 'owned:' .. owner end

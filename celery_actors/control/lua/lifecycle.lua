@@ -21,6 +21,7 @@ local function bury(actor)
   if call('HGET', key.job(actor.job), 'forgotten')
     and call('EXISTS', key.job_actors(actor.job)) == 0 then
     call('DEL', key.job(actor.job), key.job_definitions(actor.job))
+    call('UNLINK', key.job_packages(actor.job))
     call('ZREM', key.jobs, actor.job)
   end
 end
