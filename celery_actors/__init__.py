@@ -17,6 +17,9 @@ Example::
     print(ray.get([counter.increment.remote() for _ in range(3)]))   # [1, 2, 3]
 """
 
+import importlib
+from typing import TYPE_CHECKING
+
 from celery_actors import exceptions
 from celery_actors.api import (
     available_resources,
@@ -38,6 +41,9 @@ from celery_actors.handle import ActorHandle
 from celery_actors.refs import ObjectRef
 from celery_actors.remote import method, remote
 
+if TYPE_CHECKING:
+    from celery_actors import state, util
+
 __all__ = [
     "ActorHandle",
     "ObjectRef",
@@ -58,6 +64,8 @@ __all__ = [
     "put",
     "remote",
     "shutdown",
+    "state",
+    "util",
     "wait",
 ]
 
@@ -65,7 +73,9 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> object:
-    # The Celery app and its worker modules are imported only where they are needed.
+    # What few programs need, or only workers, is imported where it is needed.
+    if name in ("state", "util"):
+        return importlib.import_module(f"celery_actors.{name}")
     if name == "install":
         from celery_actors.celery import install
 

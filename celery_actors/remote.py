@@ -69,6 +69,7 @@ class _Definitions:
             blob = encode_definition(process.signer, self._pickled)
             process.control.define(process.job_id, self._digest, blob)
             self._job = process.job_id
+        process.definition_names[self._digest] = name
         return self._digest
 
 
@@ -122,7 +123,7 @@ class ActorClass(Generic[T]):
                 name,
             )
         actor = new_actor_id()
-        sequence = begin_actor(process, actor, kept)
+        sequence = begin_actor(process, actor, kept, name)
         options = self._options
         concurrency = concurrency_of(
             self._kind, options.max_concurrency, options.concurrency_groups

@@ -50,10 +50,11 @@ def create_actor(process: Process, spec: ActorSpec) -> bool:
     return creation.placed
 
 
-def begin_actor(process: Process, actor: bytes, kept: list[Any]) -> int:
+def begin_actor(process: Process, actor: bytes, kept: list[Any], class_name: str) -> int:
     """Make the outbox of an actor that is about to be created; calls wait in it.
 
     :param kept: what the constructor's arguments keep alive until it has run.
+    :param class_name: for those who ask what this process waits for.
     :returns: the constructor's sequence: it is the creator's first call to the actor.
     """
     with process.lock:
@@ -62,7 +63,12 @@ def begin_actor(process: Process, actor: bytes, kept: list[Any]) -> int:
         box.ready = False
         box.last_sequence = sequence
         box.constructing = PendingCall(
-            task=sequence, method=b"__init__", payload=b"", entries=(), kept=kept, sequence=sequence
+            task=sequence,
+            method=f"{class_name}.__init__".encode(),
+            payload=b"",
+            entries=(),
+            kept=kept,
+            sequence=sequence,
         )
         return sequence
 

@@ -108,6 +108,7 @@ class Process:
         self.outboxes: dict[bytes, Outbox] = {}
         self.streams = Streams(self)
         self.dirty: dict[Outbox, None] = {}
+        self.definition_names: dict[str, str] = {}  # of classes and functions, by digest
         self.sequence = 0
         self.connected = False
         self.closed = False

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import redis
 
 from celery_actors.control.actors import Actors
 from celery_actors.control.callers import Callers, Jobs
 from celery_actors.control.holds import Holds
 from celery_actors.control.nodes import Nodes
+from celery_actors.control.observations import Observations
 from celery_actors.control.records import (
     ActorRecord,
     ActorSpec,
@@ -46,6 +49,7 @@ class Control:
         self._jobs = Jobs(scripts)
         self._actors = Actors(scripts)
         self._holds = Holds(scripts)
+        self._observations = Observations(scripts)
 
     # Nodes
 
@@ -141,6 +145,17 @@ class Control:
     def definition(self, job_id: str, digest: str) -> bytes | None:
         """Return a pickled class or function of a job."""
         return self._jobs.definition(job_id, digest)
+
+    def keep_calls(self, job_id: str, rows: Sequence[str]) -> None:
+        """Keep what an ended process tells of its calls, as long as the job's records.
+
+        Of all the job's processes the last 5,000 are kept; of a job that is gone, none.
+        """
+        self._observations.keep_calls(job_id, rows)
+
+    def kept_calls(self, job_id: str) -> list[bytes]:
+        """Return what ended processes of the job have told, the oldest first."""
+        return self._observations.kept_calls(job_id)
 
     # Actors
 

@@ -33,6 +33,16 @@ BELOW = {
         "serialization",
         "store",
     },
+    "state": {
+        "client",
+        "config",
+        "control",
+        "exceptions",
+        "ids",
+        "protocol",
+        "session",
+        "store",
+    },
     "worker": {
         "client",
         "config",

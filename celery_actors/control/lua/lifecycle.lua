@@ -19,7 +19,7 @@ local function bury(actor)
   end
   if call('HGET', key.job(actor.job), 'forgotten')
     and call('EXISTS', key.job_actors(actor.job)) == 0 then
-    call('DEL', key.job(actor.job), key.job_definitions(actor.job))
+    call('DEL', key.of_job(actor.job))
     call('ZREM', key.jobs, actor.job)
   end
 end
