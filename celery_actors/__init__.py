@@ -43,6 +43,7 @@ from celery_actors.remote import method, remote
 
 if TYPE_CHECKING:
     from celery_actors import state, util
+    from celery_actors.state.timeline import timeline
 
 __all__ = [
     "ActorHandle",
@@ -65,6 +66,7 @@ __all__ = [
     "remote",
     "shutdown",
     "state",
+    "timeline",
     "util",
     "wait",
 ]
@@ -80,4 +82,8 @@ def __getattr__(name: str) -> object:
         from celery_actors.celery import install
 
         return install
+    if name == "timeline":
+        from celery_actors.state.timeline import timeline
+
+        return timeline
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

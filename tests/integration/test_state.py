@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from typing import Any
@@ -343,3 +344,19 @@ def test_summaries_count(cluster: SessionInfo) -> None:
     assert tasks["summary"]["Counted.run"]["type"] == "ACTOR_TASK"
     assert tasks["summary"]["Counted.run"]["state_counts"] == {"FINISHED": 8}
     assert tasks["total_actor_tasks"] >= 8
+
+
+def test_the_timeline_shows_what_ran(cluster: SessionInfo, tmp_path: Any) -> None:
+    till = Till.remote()
+    added = till.add.remote(1)
+    ray.get([added, double.remote(1)])
+    events = ray.timeline()
+    (run,) = [e for e in events if e.get("args", {}).get("task_id") == added.task_id()]
+    assert (run["name"], run["ph"]) == ("Till.add", "X")
+    assert 0 <= run["dur"] < 60_000_000
+    assert "double" in {event["name"] for event in events}
+    assert "Node one" in {event["args"]["name"] for event in events if event["ph"] == "M"}
+    file = tmp_path / "trace.json"
+    assert ray.timeline(str(file)) is None
+    written = json.loads(file.read_text())
+    assert added.task_id() in {event["args"].get("task_id") for event in written}
