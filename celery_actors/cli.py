@@ -29,7 +29,7 @@ def main() -> None:
     """Start, look at and stop a cluster of actors."""
 
 
-for _command in (cli_state.list_, cli_state.get, cli_state.summary):
+for _command in (cli_state.list_, cli_state.get, cli_state.summary, cli_state.metrics):
     main.add_command(_command)
 
 

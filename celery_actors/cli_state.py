@@ -1,4 +1,4 @@
-"""`celery-actors list`, `get` and `summary`: the state API on the command line."""
+"""`celery-actors list`, `get`, `summary` and `metrics`: looking at a cluster."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import click
 if TYPE_CHECKING:
     from celery_actors.state.schema import StateSchema
 
-__all__ = ["get", "list_", "summary"]
+__all__ = ["get", "list_", "metrics", "summary"]
 
 _KINDS = ("actors", "jobs", "nodes", "tasks", "workers")
 _FORMATS = ("table", "json", "yaml")
@@ -128,6 +128,28 @@ def summary(kind: str, form: str, address: str | None, timeout: float) -> None:
     for name, total in counted.items():
         if name.startswith("total"):
             click.echo(f"{name.replace('_', ' ')}: {total}")
+
+
+@click.command()
+@click.option("--port", type=click.IntRange(0, 65535), default=9180, show_default=True)
+@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
+@click.option("--address", help="The broker's URL (by default as `init()` finds it).")
+def metrics(port: int, host: str, address: str | None) -> None:
+    """Serve the metrics of the cluster for Prometheus, at /metrics, until interrupted."""
+    from celery_actors.metrics.exporter import serve
+    from celery_actors.state.source import open_source
+
+    with _explained(), open_source(address) as source:
+        source.control.waiting()  # says at once if Redis can't be used
+        try:
+            server, thread = serve(source.control, port, host)
+        except OSError as error:
+            raise click.ClickException(f"cannot listen on {host}:{port}: {error}") from error
+        click.echo(f"http://{host}:{server.server_port}/metrics")
+        try:
+            thread.join()
+        except KeyboardInterrupt:
+            server.shutdown()
 
 
 @contextmanager

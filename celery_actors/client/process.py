@@ -17,6 +17,7 @@ from copy import copy
 from time import monotonic
 from typing import Any
 
+from celery_actors.client.current import closing
 from celery_actors.client.executors import Executors
 from celery_actors.client.holds import Hold, HoldTable
 from celery_actors.client.housekeeping import Housekeeping
@@ -159,6 +160,7 @@ class Process:
 
     def close(self) -> None:
         """Send what is left, then close."""
+        closing(self)
         self.closed = True
         self.flush()
         self.listener.close()

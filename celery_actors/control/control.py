@@ -17,6 +17,7 @@ from celery_actors.control.records import (
     Creation,
     EndedCaller,
     Expired,
+    JobMetrics,
     JobRecord,
     Killed,
     NodeRecord,
@@ -156,6 +157,18 @@ class Control:
     def kept_calls(self, job_id: str) -> list[bytes]:
         """Return what ended processes of the job have told, the oldest first."""
         return self._observations.kept_calls(job_id)
+
+    def add_metrics(self, caller_id: str, number: int, what: str) -> None:
+        """Write what a process has measured; a number that was written already is ignored.
+
+        :param what: JSON: ``describe`` metrics by name, ``add`` to sums and ``set`` gauges,
+            by series.
+        """
+        self._observations.add_metrics(caller_id, number, what)
+
+    def metrics(self) -> list[JobMetrics]:
+        """Return what the processes of each job have measured."""
+        return self._observations.metrics()
 
     # Actors
 

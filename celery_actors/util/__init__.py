@@ -26,7 +26,7 @@ def __getattr__(name: str) -> object:
     place = _PLACES.get(name)
     if place is not None:
         return getattr(importlib.import_module(place), name)
-    if name in ("actor_pool", "queue", "state"):
+    if name in ("actor_pool", "metrics", "queue", "state"):
         return importlib.import_module(f"celery_actors.util.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

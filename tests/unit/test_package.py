@@ -43,6 +43,7 @@ BELOW = {
         "session",
         "store",
     },
+    "metrics": {"client", "control"},
     "worker": {
         "client",
         "config",

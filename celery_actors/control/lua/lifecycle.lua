@@ -105,8 +105,9 @@ end
 local function end_caller(id)
   local record = call('HMGET', key.caller(id), 'job', 'node', 'driver')
   if record[1] then
-    call('DEL', key.caller(id))
+    call('DEL', key.caller(id), key.caller_gauges(id))
     call('ZREM', key.callers, id)
+    call('SREM', key.job_gauges(record[1]), id)
     if record[2] ~= '' then call('SREM', key.node_callers(record[2]), id) end
     tell_all('C' .. id)
     -- The job's own actors first: they are to be killed, not left to drain.
