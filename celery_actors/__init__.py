@@ -17,6 +17,7 @@ Example::
     print(ray.get([counter.increment.remote() for _ in range(3)]))   # [1, 2, 3]
 """
 
+import importlib
 from typing import TYPE_CHECKING
 
 from celery_actors import actor, exceptions
@@ -42,6 +43,10 @@ from celery_actors.refs import ObjectRef
 from celery_actors.remote import method, remote
 from celery_actors.runtime_context import get_runtime_context
 
+if TYPE_CHECKING:
+    from celery_actors import state, util
+    from celery_actors.state.timeline import timeline
+
 __all__ = [
     "ActorHandle",
     "ObjectRef",
@@ -65,6 +70,9 @@ __all__ = [
     "put",
     "remote",
     "shutdown",
+    "state",
+    "timeline",
+    "util",
     "wait",
 ]
 
@@ -76,9 +84,15 @@ if TYPE_CHECKING:
 else:
 
     def __getattr__(name: str) -> object:
-        # The Celery app and its worker modules are imported only where they are needed.
+        # What few programs need, or only workers, is imported where it is needed.
+        if name in ("state", "util"):
+            return importlib.import_module(f"celery_actors.{name}")
         if name == "install":
             from celery_actors.celery import install
 
             return install
+        if name == "timeline":
+            from celery_actors.state.timeline import timeline
+
+            return timeline
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -97,6 +97,7 @@ class _Definitions:
             blob = encode_definition(process.signer, self._pickled)
             process.control.define(process.job_id, self._digest, blob)
             self._job = process.job_id
+        process.definition_names[self._digest] = name
         return self._digest
 
 
@@ -160,7 +161,7 @@ class ActorClass(Generic[T]):
             flags |= CallFlag.ARGUMENTS
             process.recovery.resolve_foreign([e for e in arguments if e.foreign and e.pending])
         actor = new_actor_id()
-        sequence = begin_actor(process, actor, kept, restarts)
+        sequence = begin_actor(process, actor, kept, name, restarts)
         concurrency = concurrency_of(
             self._kind, options.max_concurrency, options.concurrency_groups
         )

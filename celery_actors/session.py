@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from celery_actors.local.private import PrivateCluster
 
-__all__ = ["SessionInfo", "init", "is_initialized", "shutdown"]
+__all__ = ["SessionInfo", "init", "is_initialized", "settings_of_cluster", "shutdown"]
 
 logger = logging.getLogger(__name__)
 
@@ -196,6 +196,18 @@ def _find(
             "begin one with `celery-actors start --head`"
         )
     return (None, None) if found is None else (_settings_of(found), found)
+
+
+def settings_of_cluster(address: str | None = None) -> Settings:
+    """Return the settings of a cluster that exists, for those who only look at it.
+
+    :param address: as of :func:`init`; ``None``: ``"auto"``.
+    :raises ConnectionFailed: there is none.
+    """
+    settings, _ = _find(address or "auto", None, None)
+    if settings is None:
+        raise ConnectionFailed(f"{address!r} names no cluster that exists")
+    return settings
 
 
 def _settings_of(address: ClusterAddress) -> Settings:

@@ -55,11 +55,14 @@ def create_actor(process: Process, spec: ActorSpec) -> str | None:
     return None
 
 
-def begin_actor(process: Process, actor: bytes, kept: list[Any], restarts: bool) -> int:
+def begin_actor(
+    process: Process, actor: bytes, kept: list[Any], class_name: str, restarts: bool
+) -> int:
     """Make the outbox of an actor that is about to be created; calls wait in it.
 
     :param kept: what the constructor's arguments keep alive until it has run, or, where it
         may run again, until the actor is dead.
+    :param class_name: for those who ask what this process waits for.
     :returns: the constructor's sequence: it is the creator's first call to the actor.
     """
     with process.lock:
@@ -70,7 +73,12 @@ def begin_actor(process: Process, actor: bytes, kept: list[Any], restarts: bool)
         box.ready = False
         box.last_sequence = sequence
         box.constructing = PendingCall(
-            task=sequence, method=b"__init__", payload=b"", entries=(), kept=kept, sequence=sequence
+            task=sequence,
+            method=f"{class_name}.__init__".encode(),
+            payload=b"",
+            entries=(),
+            kept=kept,
+            sequence=sequence,
         )
         return sequence
 

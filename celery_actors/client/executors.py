@@ -389,8 +389,18 @@ class Executors:
 
     def waiting_children(self, parent: bytes) -> list[Entry]:
         """Return values of tasks that a call made and no executor has yet.  Under the lock."""
-        waiting = [*self._awaiting.values(), *(c for p in self._pools.values() for c in p.ready)]
+        waiting = [*self.awaiting, *self.ready]
         return [call.entries[0] for call in waiting if call.parent == parent and call.entries]
+
+    @property
+    def awaiting(self) -> list[PendingCall]:
+        """Tasks whose ref arguments are not there.  Under the lock."""
+        return list(self._awaiting.values())
+
+    @property
+    def ready(self) -> list[PendingCall]:
+        """Tasks that wait for an executor.  Under the lock."""
+        return [call for pool in self._pools.values() for call in pool.ready]
 
     @property
     def busy(self) -> bool:

@@ -17,6 +17,7 @@ from copy import copy
 from time import monotonic
 from typing import Any
 
+from celery_actors.client.current import closing
 from celery_actors.client.environments import Environments
 from celery_actors.client.executors import Executors
 from celery_actors.client.holds import Hold, HoldTable
@@ -112,6 +113,7 @@ class Process:
         self.outboxes: dict[bytes, Outbox] = {}
         self.streams = Streams(self)
         self.dirty: dict[Outbox, None] = {}
+        self.definition_names: dict[str, str] = {}  # of classes and functions, by digest
         self.sequence = 0
         self.connected = False
         self.closed = False
@@ -165,6 +167,7 @@ class Process:
 
     def close(self) -> None:
         """Send what is left, then close."""
+        closing(self)
         self.closed = True
         self.flush()
         self.listener.close()

@@ -10,6 +10,7 @@ from celery_actors.control.actors import Actors
 from celery_actors.control.callers import Callers, Jobs
 from celery_actors.control.holds import Holds
 from celery_actors.control.nodes import Nodes
+from celery_actors.control.observations import Observations
 from celery_actors.control.packages import Packages
 from celery_actors.control.records import (
     ActorRecord,
@@ -17,6 +18,7 @@ from celery_actors.control.records import (
     Creation,
     EndedCaller,
     Expired,
+    JobMetrics,
     JobRecord,
     Killed,
     NamedActor,
@@ -51,6 +53,7 @@ class Control:
         self._actors = Actors(scripts)
         self._holds = Holds(scripts)
         self._packages = Packages(scripts)
+        self._observations = Observations(scripts)
 
     # Nodes
 
@@ -165,6 +168,29 @@ class Control:
     def package_chunk(self, job_id: str, digest: str, index: int) -> bytes | None:
         """Return a chunk of a package."""
         return self._packages.chunk(job_id, digest, index)
+
+    def keep_calls(self, job_id: str, rows: Sequence[str]) -> None:
+        """Keep what an ended process tells of its calls, as long as the job's records.
+
+        Of all the job's processes the last 5,000 are kept; of a job that is gone, none.
+        """
+        self._observations.keep_calls(job_id, rows)
+
+    def kept_calls(self, job_id: str) -> list[bytes]:
+        """Return what ended processes of the job have told, the oldest first."""
+        return self._observations.kept_calls(job_id)
+
+    def add_metrics(self, caller_id: str, number: int, what: str) -> None:
+        """Write what a process has measured; a number that was written already is ignored.
+
+        :param what: JSON: ``describe`` metrics by name, ``add`` to sums and ``set`` gauges,
+            by series.
+        """
+        self._observations.add_metrics(caller_id, number, what)
+
+    def metrics(self) -> list[JobMetrics]:
+        """Return what the processes of each job have measured."""
+        return self._observations.metrics()
 
     # Actors
 

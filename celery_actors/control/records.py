@@ -152,6 +152,19 @@ class JobRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class JobMetrics:
+    """What a job's processes have measured.
+
+    ``sums`` has descriptions by the metric's name and sums by series; ``gauges`` those of
+    each process by series.
+    """
+
+    job_id: str
+    sums: Mapping[str, str]
+    gauges: Mapping[str, Mapping[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
 class ActorSpec:
     """An actor to be created.
 

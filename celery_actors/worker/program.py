@@ -40,6 +40,7 @@ from celery_actors.worker.context import Assignment, set_assignment
 from celery_actors.worker.environments import enter, fail
 from celery_actors.worker.event_loop import AsyncExecutor, LoopInbox
 from celery_actors.worker.executor import Executor, TaskExecutor
+from celery_actors.worker.history import History
 from celery_actors.worker.instance import Instance
 from celery_actors.worker.intake import Intake
 from celery_actors.worker.launch import Launch
@@ -157,14 +158,17 @@ class ActorProcess:
             self._commits.open()
         self._commits.start()
         status = 0
+        creator = bytes.fromhex(launch.creator_id)
         try:
+            self._history.constructing(creator, self._creation.sequence)
             executor.construct()
         except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the constructor raises
+            self._history.constructed(error)
             self._constructor_failed(error)
             status = _EXIT_CONSTRUCTOR
         else:
+            self._history.constructed(None)
             if self._creates_first:
-                creator = bytes.fromhex(launch.creator_id)
                 executor.finish_construction(creator, self._creation.sequence)
             if self._process.control.alive(launch.actor_id, launch.incarnation, os.getpid()):
                 self._cancelled_before()
@@ -174,6 +178,7 @@ class ActorProcess:
                 self._shut_down_instance()
                 if self._process.started:
                     drain(self._process, self._give_cpu_back)
+                self._history.leave()
                 self._process.control.failed(launch.actor_id, launch.incarnation, why, None)
         worker.finish()
         thread.join(timeout=5)
@@ -216,6 +221,7 @@ class ActorProcess:
         self._activity = Activity(
             launch.hostname, mailbox_name(self._actor), os.getpid(), self._instance.describe
         )
+        self._history = History(process, launch, self._activity)
         self._intake = Intake(
             self._actor,
             process.signer,
@@ -238,6 +244,7 @@ class ActorProcess:
             PREFETCH if serial else min(PREFETCH + concurrency.most, _MOST_PREFETCH),
             on_stopped=self._consumer_stopped,
             on_cancel=self._cancel,
+            history=self._history,
         )
         self._runner = Runner(
             process,
@@ -304,6 +311,7 @@ class ActorProcess:
         name = f"{launch.class_name}.__init__"
         wrapped = task_error(name, error)
         oid = object_id(self._actor[:8], 0)
+        self._history.leave()
         self._process.control.failed(
             launch.actor_id,
             launch.incarnation,

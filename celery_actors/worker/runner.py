@@ -239,7 +239,13 @@ class Runner:
         else:
             results = self._errors(call, error)
         del value
-        self._activity.end(call, error, time.monotonic() - run.since if run.observed else None)
+        self._activity.end(
+            call,
+            error,
+            time.monotonic() - run.since if run.observed else None,
+            run.attempt,
+            run.options.name,
+        )
         self._commits.add(call.caller, call.sequence, results)
 
     def exited(self, run: Run, exit_: SystemExit) -> ActorsError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -277,6 +278,6 @@ def test_many_callers_keep_their_order_across_restarts(tmp_path: Path) -> None:
     words = log.read_text().split()
     for n in range(4):
         seen = [int(w.partition("-")[2]) for w in words if w.startswith(f"c{n}-")]
-        # A call that was interrupted may have its effect again, in its place; none is late.
-        assert sorted(set(seen)) == list(range(150))
-        assert seen == sorted(seen)
+        # What had run and was not committed at a death runs again, from its first call on.
+        assert list(dict.fromkeys(seen)) == list(range(150))
+        assert sum(later < earlier for earlier, later in pairwise(seen)) <= 3

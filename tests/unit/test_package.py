@@ -36,6 +36,17 @@ BELOW = {
         "serialization",
         "store",
     },
+    "state": {
+        "client",
+        "config",
+        "control",
+        "exceptions",
+        "ids",
+        "protocol",
+        "session",
+        "store",
+    },
+    "metrics": {"client", "control"},
     "worker": {
         "client",
         "config",

@@ -28,6 +28,15 @@ function key.job_actors(id) return prefix .. 'job:' .. id .. ':actors' end
 function key.job_dead(id) return prefix .. 'job:' .. id .. ':dead' end
 function key.job_definitions(id) return prefix .. 'job:' .. id .. ':definitions' end
 function key.job_packages(id) return prefix .. 'job:' .. id .. ':packages' end
+function key.job_calls(id) return prefix .. 'job:' .. id .. ':calls' end -- list: of ended processes
+function key.job_metrics(id) return prefix .. 'job:' .. id .. ':metrics' end -- hash: series -> sum
+function key.job_gauges(id) return prefix .. 'job:' .. id .. ':gauges' end -- set: callers that have any
+function key.caller_gauges(id) return prefix .. 'caller:' .. id .. ':gauges' end -- hash: series -> value
+-- What is kept with a job's own record, and deleted with it.
+function key.of_job(id)
+  return key.job(id), key.job_definitions(id), key.job_calls(id), key.job_metrics(id),
+    key.job_gauges(id), key.job_packages(id)
+end
 function key.actor(id) return prefix .. 'actor:' .. id end
 function key.holds(id) return prefix .. 'holds:' .. id end
 function key.owned(owner) return prefix .. 'owned:' .. owner end

@@ -20,8 +20,7 @@ local function bury(actor)
   end
   if call('HGET', key.job(actor.job), 'forgotten')
     and call('EXISTS', key.job_actors(actor.job)) == 0 then
-    call('DEL', key.job(actor.job), key.job_definitions(actor.job))
-    call('UNLINK', key.job_packages(actor.job))
+    call('UNLINK', key.of_job(actor.job)) -- may be large
     call('ZREM', key.jobs, actor.job)
   end
 end
@@ -147,8 +146,9 @@ end
 local function end_caller(id)
   local record = call('HMGET', key.caller(id), 'job', 'node', 'driver')
   if record[1] then
-    call('DEL', key.caller(id))
+    call('DEL', key.caller(id), key.caller_gauges(id))
     call('ZREM', key.callers, id)
+    call('SREM', key.job_gauges(record[1]), id)
     if record[2] ~= '' then call('SREM', key.node_callers(record[2]), id) end
     tell_all('C' .. id)
     -- The job's own actors first: they are to be killed, not left to drain.
