@@ -23,6 +23,7 @@ __all__ = [
 
 _process: Process | None = None
 _initializer: Callable[[], None] | None = None
+_forked = False  # this process is a fork of one that had imported this module
 _before_close: list[Callable[[Process], None]] = []
 # Guards the two variables above; held while the client is made, so that two threads
 # whose first call it is share one.
@@ -31,10 +32,22 @@ _lock = threading.RLock()
 
 def current_process() -> Process | None:
     """Return this process's client, or ``None`` before ``init()``."""
+    global _forked
     process = _process
-    if process is not None and process.pid != os.getpid():
-        process.after_fork()
+    if _forked:
+        _forked = False
+        if process is not None and process.pid != os.getpid():
+            process.after_fork()
     return process
+
+
+def _note_fork() -> None:
+    global _forked
+    _forked = True
+
+
+# Asking the kernel who one is costs a system call, and current_process() is on every call's way.
+os.register_at_fork(after_in_child=_note_fork)
 
 
 def require_process() -> Process:

@@ -63,6 +63,7 @@ class Entry:
         "producer",
         "refs",
         "state",
+        "verified",
         "waiters",
     )
 
@@ -70,6 +71,7 @@ class Entry:
         self.oid = oid
         self.state = ObjectState.PENDING
         self.blob: bytes | None = None
+        self.verified = False  # the blob came in a push, whose signature covers it
         self.error: Exception | None = None
         self.refs = 1  # the ObjectRef that is made from it
         self.escaped = False  # a ref was pickled: others may hold it

@@ -261,7 +261,7 @@ class Process:
                     f"process that holds a ref to it ran for {self.settings.result_ttl:g} s"
                 )
         try:
-            return self.codec.load(entry.oid, blob)
+            return self.codec.load(entry.oid, blob, entry.verified)
         finally:
             self.keep_borrowed()
 
@@ -436,6 +436,7 @@ class Process:
                 if entry is None:
                     self.streams.arrived(task, index, state, value)
                     continue
+                entry.verified = value is not None and entry.pending
                 objects.settle(entry, state, value)
                 if entry.refs <= 0:
                     self.housekeeping.discard(entry)

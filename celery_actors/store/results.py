@@ -256,6 +256,14 @@ class Committer:
         except OSError:
             return True
 
+    def wait_for_answer(self) -> None:
+        """Wait, with no lock held, until :meth:`finish` would not; another may finish first."""
+        if self._in_flight is not None:
+            try:
+                self._connection.readable(None)
+            except OSError:
+                return  # finish() connects again
+
     def open(self) -> dict[bytes, Cursor]:
         """Connect; returns the callers' cursors that earlier incarnations left."""
         self._connection.open()
