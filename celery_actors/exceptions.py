@@ -14,6 +14,7 @@ __all__ = [
     "ActorDiedError",
     "ActorError",
     "ActorUnavailableError",
+    "ActorUnschedulableError",
     "ActorsError",
     "ConfigurationError",
     "ConnectionFailed",
@@ -30,6 +31,7 @@ __all__ = [
     "TamperedError",
     "TaskCancelledError",
     "TaskError",
+    "TaskUnschedulableError",
     "WorkerCrashedError",
 ]
 
@@ -71,6 +73,14 @@ class PendingCallsLimitExceeded(ActorsError):
 
 class WorkerCrashedError(ActorsError):
     """The process that ran a task died, as often as the task may be retried."""
+
+
+class ActorUnschedulableError(ActorsError, ValueError):
+    """The one node on which the actor was to run is not there, or too small."""
+
+
+class TaskUnschedulableError(ActorsError, ValueError):
+    """The one node on which the task was to run is not there, or too small."""
 
 
 class ObjectLostError(ActorsError):

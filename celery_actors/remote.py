@@ -36,6 +36,7 @@ from celery_actors.protocol.creation import (
 )
 from celery_actors.protocol.payload import encode_arguments
 from celery_actors.refs import ObjectRef
+from celery_actors.scheduling import target_of
 from celery_actors.signatures import ParameterList, parameters_of
 from celery_actors.submission import dump_arguments
 
@@ -124,6 +125,7 @@ class ActorClass(Generic[T]):
         actor = new_actor_id()
         sequence = begin_actor(process, actor, kept)
         options = self._options
+        target = target_of(options.scheduling_strategy, options.label_selector)
         concurrency = concurrency_of(
             self._kind, options.max_concurrency, options.concurrency_groups
         )
@@ -147,6 +149,7 @@ class ActorClass(Generic[T]):
                 resources=options.requested(),
                 blob=encode_creation(process.signer, actor, creation),
                 detached=options.lifetime == "detached",
+                target=target,
             )
             create_actor(process, spec)
 
@@ -287,7 +290,8 @@ class RemoteFunction:
         shape = self._shapes.get(process.job_id)
         if shape is None:
             resources = tuple(sorted(self._options.requested().items()))
-            shape = self._shapes[process.job_id] = Shape(resources, _own_paths())
+            target = target_of(self._options.scheduling_strategy, self._options.label_selector)
+            shape = self._shapes[process.job_id] = Shape(resources, _own_paths(), target)
         return shape
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:

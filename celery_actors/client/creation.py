@@ -13,8 +13,14 @@ from celery_actors.client.holds import Hold
 from celery_actors.client.mailbox import Mailbox
 from celery_actors.client.objects import Entry
 from celery_actors.client.outbox import PendingCall
-from celery_actors.control import ActorSpec, Killed, Placement
-from celery_actors.exceptions import ActorDiedError, ActorsError, ConnectionFailed
+from celery_actors.control import ActorSpec, InsufficientResources, Killed, Placement
+from celery_actors.exceptions import (
+    ActorDiedError,
+    ActorsError,
+    ActorUnschedulableError,
+    ConnectionFailed,
+    TaskUnschedulableError,
+)
 from celery_actors.ids import mailbox_name, node_queue_name
 from celery_actors.protocol.orders import Order, OrderKind
 
@@ -42,8 +48,16 @@ def create_actor(process: Process, spec: ActorSpec) -> bool:
 
     :returns: whether it was placed; else it waits for resources.
     :raises InsufficientResources: no node is large enough.
+    :raises ActorUnschedulableError, TaskUnschedulableError: the one node for it is not there,
+        or too small.
     """
-    creation = process.control.create(spec)
+    try:
+        creation = process.control.create(spec)
+    except InsufficientResources as error:
+        if not spec.target.pinned:
+            raise
+        kind = TaskUnschedulableError if spec.kind == "executor" else ActorUnschedulableError
+        raise kind(str(error)) from error
     queue = mailbox_name(bytes.fromhex(spec.actor_id))
     process.publish(lambda mailbox: mailbox.declare(queue))
     order_starts(process, creation.placements)

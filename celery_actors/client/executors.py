@@ -19,8 +19,14 @@ from typing import TYPE_CHECKING
 from celery_actors.client.creation import create_actor, kill_actor
 from celery_actors.client.objects import Entry, ObjectState
 from celery_actors.client.outbox import PendingCall
-from celery_actors.control import ActorSpec, CallerGone, InsufficientResources
-from celery_actors.exceptions import WorkerCrashedError
+from celery_actors.control import (
+    ANYWHERE,
+    ActorSpec,
+    CallerGone,
+    InsufficientResources,
+    Target,
+)
+from celery_actors.exceptions import ActorsError, TaskUnschedulableError, WorkerCrashedError
 from celery_actors.ids import new_actor_id, object_id
 from celery_actors.protocol.calls import CallFlag
 from celery_actors.protocol.creation import Creation, encode_creation
@@ -44,10 +50,12 @@ class Shape:
 
     :ivar resources: ``(name, units of 1/10000)`` pairs, sorted.
     :ivar sys_path: where the caller finds its own modules.
+    :ivar target: where it may be placed.
     """
 
     resources: tuple[tuple[str, int], ...]
     sys_path: tuple[str, ...] = ()
+    target: Target = ANYWHERE
 
 
 @dataclass(slots=True, eq=False)
@@ -173,9 +181,10 @@ class Executors:
         process = self._process
         if not pool.ready:
             return
-        for lease in pool.leases.values():
-            if lease.task is not None:
-                continue
+        idle = [lease for lease in pool.leases.values() if lease.task is None]
+        if pool.shape.target.spread:  # the one that has run nothing for longest
+            idle.sort(key=lambda lease: lease.idle_since)
+        for lease in idle:
             call = pool.ready.popleft()
             lease.task = call
             box = process.outbox(lease.actor)
@@ -228,6 +237,7 @@ class Executors:
             class_name="tasks",
             resources=dict(pool.shape.resources),
             blob=encode_creation(process.signer, actor, creation),
+            target=pool.shape.target,
         )
         try:
             create_actor(process, spec)
@@ -292,6 +302,8 @@ class Executors:
                 self._request(pool)
         except CallerGone as error:  # the next renewal of the lease acts on it
             logger.debug("no executor was asked for: %s", error)
+        except TaskUnschedulableError as error:
+            self._fail_ready(pool, error)
         except InsufficientResources as error:
             # There was a node when the tasks were submitted, and there may be again.
             if not pool.short:
@@ -299,6 +311,20 @@ class Executors:
             pool.short = True
         else:
             pool.short = False
+
+    def _fail_ready(self, pool: _Pool, error: ActorsError) -> None:
+        """No task of this shape will ever run."""
+        process = self._process
+        with process.lock:
+            failed = list(pool.ready)
+            pool.ready.clear()
+            for call in failed:
+                for entry in call.entries:
+                    process.objects.settle(entry, ObjectState.FAILED, error=error)
+                call.kept.clear()
+                call.arguments = ()
+        process.run_after()
+        process.listener.wake_all()
 
     def _return_idle(self, pool: _Pool, now: float, linger: float) -> None:
         process = self._process

@@ -35,8 +35,10 @@ from celery_actors.control.records import (
     StartOrder,
 )
 from celery_actors.control.states import RAY_NAMES, ActorState
+from celery_actors.control.targets import ANYWHERE, LabelRule, Target
 
 __all__ = [
+    "ANYWHERE",
     "RAY_NAMES",
     "ActorRecord",
     "ActorSpec",
@@ -49,6 +51,7 @@ __all__ = [
     "InsufficientResources",
     "JobRecord",
     "Killed",
+    "LabelRule",
     "NodeGone",
     "NodeNameTaken",
     "NodeRecord",
@@ -58,4 +61,5 @@ __all__ = [
     "Placement",
     "Reaped",
     "StartOrder",
+    "Target",
 ]

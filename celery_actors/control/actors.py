@@ -23,6 +23,7 @@ from celery_actors.control.records import (
 )
 from celery_actors.control.scripts import Scripts
 from celery_actors.control.states import ActorState
+from celery_actors.control.targets import shape_text
 
 
 class Actors:
@@ -126,16 +127,7 @@ def _shape(spec: ActorSpec) -> str:
         raise ValueError(
             f"{spec.class_name}: {gpus / WHOLE:g} GPUs: more than one must be a whole number"
         )
-    return json.dumps(
-        {
-            "want": {kind: str(amount) for kind, amount in want.items()},
-            "node": spec.node_affinity,
-            "soft": spec.soft_affinity,
-            "spread": spec.spread,
-        },
-        sort_keys=True,
-        separators=(",", ":"),
-    )
+    return shape_text(want, spec.target)
 
 
 def _wanted(shape: str) -> dict[str, int]:
@@ -150,7 +142,7 @@ def _shortage(spec: ActorSpec, short: Mapping[str, object]) -> InsufficientResou
         {kind: amount for kind, amount in spec.resources.items() if amount},
         _numbers(short["best"]),
         _numbers(short["cluster"]),
-        None if spec.soft_affinity else spec.node_affinity,
+        spec.target,
         cast("list[str]", short["names"]),
         known=bool(short["named"]),
     )

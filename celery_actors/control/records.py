@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from celery_actors.control.states import RAY_NAMES, ActorState
+from celery_actors.control.targets import ANYWHERE, Target
 
 ActorKind = Literal["actor", "executor"]
 
@@ -159,9 +160,7 @@ class ActorSpec:
     resources: Mapping[str, int]
     blob: bytes
     detached: bool = False
-    node_affinity: str | None = None
-    soft_affinity: bool = False
-    spread: bool = False
+    target: Target = ANYWHERE
 
 
 @dataclass(frozen=True, slots=True)

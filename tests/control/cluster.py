@@ -16,6 +16,7 @@ from celery_actors.control import (
     NodeSpec,
     Placement,
     StartOrder,
+    Target,
 )
 
 ONE = 10_000
@@ -39,13 +40,20 @@ class Cluster:
         return f"{next(self._numbers):032x}"
 
     def node(
-        self, name: str, *, lease: float = 60, gpus: tuple[int, ...] = (), **resources: float
+        self,
+        name: str,
+        *,
+        lease: float = 60,
+        gpus: tuple[int, ...] = (),
+        labels: Mapping[str, str] | None = None,
+        **resources: float,
     ) -> str:
         node_id = self.long_id()
         amounts = units(resources)
         if gpus:
             amounts["GPU"] = len(gpus) * ONE
-        self.control.register_node(NodeSpec(node_id, name, "host", 1, amounts, gpus), lease)
+        spec = NodeSpec(node_id, name, "host", 1, amounts, gpus, labels or {})
+        self.control.register_node(spec, lease)
         return node_id
 
     def caller(self, node_id: str | None = None) -> str:
@@ -63,6 +71,7 @@ class Cluster:
         node: str | None = None,
         soft: bool = False,
         spread: bool = False,
+        target: Target | None = None,
         **resources: float,
     ) -> ActorSpec:
         return ActorSpec(
@@ -74,9 +83,7 @@ class Cluster:
             resources=units(resources),
             blob=b"\x00blob\xff",
             detached=detached,
-            node_affinity=node,
-            soft_affinity=soft,
-            spread=spread,
+            target=target or Target(node, soft, spread=spread),
         )
 
     def create(self, spec: ActorSpec) -> Creation:

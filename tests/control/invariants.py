@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -27,14 +27,29 @@ class Request:
     want: Mapping[str, int]
     node: str | None
     soft: bool
+    spill: bool
+    zones: frozenset[str]
 
-    def could_run_on(self, node: NodeRecord) -> bool:
-        if self.node and not self.soft and self.node not in (node.node_id, node.name):
+    def names(self, node: NodeRecord) -> bool:
+        return self.node in (node.node_id, node.name)
+
+    def is_large_enough(self, node: NodeRecord) -> bool:
+        if self.zones and node.labels.get("zone") not in self.zones:
             return False
         return all(node.resources.get(kind, 0) >= units for kind, units in self.want.items())
 
-    def fits(self, node: NodeRecord, kept: set[tuple[str, str]]) -> bool:
-        if not self.could_run_on(node):
+    def could_run_on(self, node: NodeRecord, nodes: Iterable[NodeRecord]) -> bool:
+        if not self.is_large_enough(node):
+            return False
+        if self.node is None or self.names(node):
+            return True
+        named_could = any(self.names(n) and self.is_large_enough(n) for n in nodes)
+        return self.soft and (self.spill or not named_could)
+
+    def fits(
+        self, node: NodeRecord, nodes: Iterable[NodeRecord], kept: set[tuple[str, str]]
+    ) -> bool:
+        if not self.could_run_on(node, nodes):
             return False
         if any((node.node_id, kind) in kept for kind in self.want):
             return False
@@ -76,7 +91,10 @@ def _request(client: redis.Redis, actor_id: str) -> Request:
     order, shape = cast("list[bytes]", client.hmget(f"ca:actor:{actor_id}", ["order", "shape"]))
     parsed, _ = json.JSONDecoder().raw_decode(shape.decode())
     want = {kind: int(units) for kind, units in parsed["want"].items()}
-    return Request(int(order), want, parsed["node"], parsed["soft"])
+    zones = frozenset(zone for _, _, zones in parsed.get("labels", ()) for zone in zones)
+    return Request(
+        int(order), want, parsed["node"], parsed["soft"], parsed.get("spill", False), zones
+    )
 
 
 def _reservations(client: redis.Redis, node_id: str) -> dict[str, dict[str, Any]]:
@@ -109,7 +127,8 @@ def check_order(before: Snapshot, after: Snapshot) -> None:
         for other_id in after.pending():
             other = after.requests[other_id]
             if other.order < mine.order and set(other.want) & set(mine.want):
-                assert not other.could_run_on(after.nodes[actor.node_id or ""])
+                node = after.nodes[actor.node_id or ""]
+                assert not other.could_run_on(node, after.nodes.values())
 
 
 def check_nobody_waits_in_vain(now: Snapshot) -> None:
@@ -117,11 +136,12 @@ def check_nobody_waits_in_vain(now: Snapshot) -> None:
     kept: set[tuple[str, str]] = set()
     for actor_id in now.pending():
         request = now.requests[actor_id]
-        assert not any(request.fits(node, kept) for node in now.nodes.values())
+        nodes = now.nodes.values()
+        assert not any(request.fits(node, nodes, kept) for node in nodes)
         kept |= {
             (node.node_id, kind)
-            for node in now.nodes.values()
-            if request.could_run_on(node)
+            for node in nodes
+            if request.could_run_on(node, nodes)
             for kind in request.want
         }
 

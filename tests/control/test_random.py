@@ -13,9 +13,11 @@ from celery_actors.control import (
     ActorSpec,
     Control,
     InsufficientResources,
+    LabelRule,
     NodeSpec,
     Placement,
     Reaped,
+    Target,
 )
 
 from .cluster import ONE
@@ -101,7 +103,9 @@ class Walk:
         if self.random.random() < 0.3:
             resources["robot"] = ONE
         name = self.random.choice([n for n in "abcdefgh" if n not in self.names()])
-        self.control.register_node(NodeSpec(self.id(32), name, "h", 1, resources, gpus), 600)
+        labels = {"zone": self.random.choice("xy")} if self.random.random() < 0.7 else {}
+        spec = NodeSpec(self.id(32), name, "h", 1, resources, gpus, labels)
+        self.control.register_node(spec, 600)
 
     def names(self) -> set[str]:
         return {node.name for node in self.now.nodes.values()}
@@ -183,9 +187,7 @@ class Walk:
             resources=self.some_resources(),
             blob=b"blob",
             detached=self.random.random() < 0.1,
-            node_affinity=self.random.choice([*[None] * 6, *sorted(self.names())]),
-            soft_affinity=self.random.random() < 0.5,
-            spread=self.random.random() < 0.2,
+            target=self.some_target(),
         )
         try:
             self.control.create(spec)
@@ -193,6 +195,19 @@ class Walk:
             assert self.control.actor(spec.actor_id) is None
         else:
             self.actors.append(spec.actor_id)
+
+    def some_target(self) -> Target:
+        chance = self.random.random
+        nodes = [*sorted(self.names()), *sorted(self.now.nodes)]
+        soft = chance() < 0.5
+        return Target(
+            node=self.random.choice(nodes) if nodes and chance() < 0.3 else None,
+            soft=soft,
+            spill=soft and chance() < 0.5,
+            spread=chance() < 0.2,
+            labels=(LabelRule("zone", "in", ("x",)),) if chance() < 0.1 else (),
+            preferred=(LabelRule("zone", "!in", ("x",)),) if chance() < 0.1 else (),
+        )
 
     def some_resources(self) -> dict[str, int]:
         asked = {}

@@ -22,7 +22,8 @@ BELOW = {
     "protocol": {"exceptions", "ids", "serialization"},
     "config": {"exceptions"},
     "store": {"config", "control", "exceptions", "ids", "protocol", "serialization"},
-    "options": set[str](),
+    "scheduling": {"control"},
+    "options": {"scheduling"},
     "signatures": set[str](),
     "client": {
         "config",

@@ -17,7 +17,7 @@ if not able then
   local short = { best = {}, cluster = {}, named = {}, names = {} }
   for _, node in ipairs(live_nodes()) do
     add(short.names, node.name)
-    if not shape.node or shape.soft or is_named(node, shape) then
+    if is_allowed(node, shape) then
       add(short.named, node.name)
       for asked in pairs(shape.want) do
         local total = node.total[asked] or 0

@@ -31,6 +31,8 @@ local function live_nodes()
         node.used[gpu] = tonumber(value)
       elseif field == 'name' then
         node.name = value
+      elseif field == 'labels' then
+        node.label_text = value
       end
     end
     table.sort(node.gpus)
@@ -46,7 +48,8 @@ local function parse_shape(text)
   local parsed = cjson.decode(body or text)
   local shape = {
     text = text, want = {}, raw = parsed.want, node = parsed.node, soft = parsed.soft,
-    spread = parsed.spread, avoid = avoid,
+    spread = parsed.spread, spill = parsed.spill, labels = parsed.labels,
+    preferred = parsed.preferred, avoid = avoid,
   }
   if shape.node == cjson.null then shape.node = nil end
   for kind, amount in pairs(parsed.want) do shape.want[kind] = tonumber(amount) end
@@ -55,13 +58,47 @@ end
 
 local function is_named(node, shape) return node.id == shape.node or node.name == shape.node end
 
--- Could the node run it, were it idle?
-local function eligible(node, shape)
-  if shape.node and not shape.soft and not is_named(node, shape) then return false end
+-- Do the node's labels satisfy all rules ({ key, operator, values })?
+local function has_labels(node, rules)
+  for _, rule in ipairs(rules or {}) do
+    node.labels = node.labels or cjson.decode(node.label_text)
+    local value, operator = node.labels[rule[1]], rule[2]
+    local found = value ~= nil
+    if operator == 'in' or operator == '!in' then
+      found = false
+      for _, wanted in ipairs(rule[3]) do found = found or value == wanted end
+    end
+    if found == (string.sub(operator, 1, 1) == '!') then return false end
+  end
+  return true
+end
+
+-- Is the node among those that the request allows?
+local function is_allowed(node, shape)
+  return (not shape.node or shape.soft or is_named(node, shape)) and has_labels(node, shape.labels)
+end
+
+local function is_large_enough(node, shape)
   for kind, amount in pairs(shape.want) do
     if (node.total[kind] or 0) < amount then return false end
   end
   return true
+end
+
+-- Could the node run it, were it idle? A soft wish for a node binds as long as that node could.
+local function eligible(node, shape)
+  if not is_allowed(node, shape) or not is_large_enough(node, shape) then return false end
+  if not shape.node or shape.spill or is_named(node, shape) then return true end
+  if shape.named_able == nil then
+    shape.named_able = false
+    for _, other in ipairs(live_nodes()) do
+      if is_named(other, shape) and has_labels(other, shape.labels)
+        and is_large_enough(other, shape) then
+        shape.named_able = true
+      end
+    end
+  end
+  return not shape.named_able
 end
 
 -- The GPUs to give, or nil. A fraction joins the fullest GPU that has room, so that whole ones stay.
@@ -105,6 +142,7 @@ local function rank(node, shape)
   return {
     node.id == shape.avoid and 1 or 0,
     shape.node and not is_named(node, shape) and 1 or 0,
+    shape.preferred and not has_labels(node, shape.preferred) and 1 or 0,
     shape.spread and node.count or use,
     shape.spread and use or node.count,
     node.name,

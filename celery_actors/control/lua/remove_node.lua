@@ -26,6 +26,16 @@ for i = 1, #reservations, 2 do
     bury(actor)
   end
 end
+-- What may run on this node alone waits in vain from here on: no other will have its id.
+for _, text in ipairs(call('SMEMBERS', key.shapes)) do
+  local shape = parse_shape(text)
+  if shape.node == id and not shape.soft then
+    for _, waiting in ipairs(call('ZRANGE', key.waiting(text), 0, -1)) do
+      die(read_actor(waiting), cause)
+      add(out.died, waiting)
+    end
+  end
+end
 local callers = call('SMEMBERS', key.node_callers(id))
 call('DEL', key.node(id), key.reservations(id), key.node_callers(id))
 for _, caller in ipairs(callers) do end_caller(caller) end
