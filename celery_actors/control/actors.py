@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import cast
 
 from celery_actors.control.answers import Answer, milliseconds, seconds
-from celery_actors.control.errors import CallerGone, InsufficientResources, shortage
+from celery_actors.control.errors import CallerGone, InsufficientResources, removed, shortage
 from celery_actors.control.records import (
     RECORD_FIELDS,
     WHOLE,
@@ -49,6 +49,8 @@ class Actors:
         )
         if answer.flag("gone"):
             raise CallerGone(f"caller {spec.caller_id} is not registered or has been ended")
+        if answer.get("removed"):
+            raise removed(answer.get("removed"))
         if answer.get("short"):
             raise _shortage(spec, answer.get("short"))
         return Creation(answer.flag("placed"), answer.placements())

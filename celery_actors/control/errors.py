@@ -37,6 +37,22 @@ class CallerGone(RuntimeError):
     """The calling process is not registered, or its lease was lost and it was ended."""
 
 
+class GroupRemoved(ValueError):
+    """The placement group has been removed, or was never there."""
+
+
+def removed(group_id: str) -> GroupRemoved:
+    """Return the error that says that a placement group is no more."""
+    return GroupRemoved(
+        f"placement group {group_id} was removed (or its job ended, or there never was one): "
+        "nothing can run in it"
+    )
+
+
+class GroupNameTaken(ValueError):
+    """Another placement group has that name in that namespace."""
+
+
 def shortage(
     what: str,
     asked: Mapping[str, int],

@@ -61,8 +61,8 @@ class Target:
         """Return it as scripts read it; what says nothing is left out."""
         more = {
             "spill": self.spill,
-            "labels": _rules(self.labels),
-            "preferred": _rules(self.preferred),
+            "labels": rule_fields(self.labels),
+            "preferred": rule_fields(self.preferred),
             "group": self.group,
         }
         found: dict[str, Any] = {"node": self.node, "soft": self.soft, "spread": self.spread}
@@ -87,5 +87,6 @@ def compact(fields: Mapping[str, Any]) -> str:
     return json.dumps(fields, sort_keys=True, separators=(",", ":"))
 
 
-def _rules(rules: tuple[LabelRule, ...]) -> list[list[Any]]:
+def rule_fields(rules: tuple[LabelRule, ...]) -> list[list[Any]]:
+    """Return rules as scripts read them."""
     return [[rule.key, rule.operator, list(rule.values)] for rule in rules]

@@ -13,6 +13,9 @@ from celery_actors.control import (
     ActorSpec,
     Control,
     Creation,
+    GroupRecord,
+    GroupSpec,
+    GroupStrategy,
     NodeSpec,
     Placement,
     StartOrder,
@@ -93,6 +96,39 @@ class Cluster:
         spec = self.spec(**options)  # type: ignore[arg-type]
         self.control.create(spec)
         return spec.actor_id
+
+    def group(
+        self,
+        *bundles: Mapping[str, float],
+        strategy: GroupStrategy = "PACK",
+        job: str | None = None,
+        caller: str | None = None,
+        **options: object,
+    ) -> str:
+        spec = GroupSpec(
+            self.long_id(),
+            job or self.job,
+            caller or self.driver,
+            tuple(units(bundle) for bundle in bundles),
+            strategy,
+            **options,  # type: ignore[arg-type]
+        )
+        self.control.create_group(spec)
+        return spec.group_id
+
+    def group_record(self, group_id: str) -> GroupRecord:
+        record = self.control.group(group_id)
+        assert record is not None
+        return record
+
+    def group_nodes(self, group_id: str) -> list[str]:
+        """Return the names of the nodes of a group's bundles, '' where there is none."""
+        names = {node.node_id: node.name for node in self.control.nodes()}
+        return [names.get(node or "", "") for node in self.group_record(group_id).node_ids]
+
+    def member(self, group_id: str, bundle: int = -1, **options: object) -> str:
+        """Create an actor in a group."""
+        return self.actor(target=Target(group=group_id, bundle=bundle), **options)
 
     def record(self, actor_id: str) -> ActorRecord:
         record = self.control.actor(actor_id)

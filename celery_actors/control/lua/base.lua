@@ -17,15 +17,21 @@ local key = {
   shapes = prefix .. 'shapes',         -- set: the shapes that requests wait with
   placed = prefix .. 'placed',         -- zset: actors placed and not begun, by when they were placed
   order = prefix .. 'order',           -- counter: a request's place in the line
+  groups = prefix .. 'groups',         -- zset: placement group by the end of its record, +inf until removed
+  group_names = prefix .. 'group-names', -- hash: namespace, a zero byte, name -> placement group
 }
 function key.node(id) return prefix .. 'node:' .. id end
 function key.reservations(id) return prefix .. 'node:' .. id .. ':reservations' end
 function key.node_callers(id) return prefix .. 'node:' .. id .. ':callers' end
+function key.bundles(id) return prefix .. 'node:' .. id .. ':bundles' end
 function key.caller(id) return prefix .. 'caller:' .. id end
 function key.job(id) return prefix .. 'job:' .. id end
 function key.job_actors(id) return prefix .. 'job:' .. id .. ':actors' end
 function key.job_dead(id) return prefix .. 'job:' .. id .. ':dead' end
 function key.job_definitions(id) return prefix .. 'job:' .. id .. ':definitions' end
+function key.job_groups(id) return prefix .. 'job:' .. id .. ':groups' end
+function key.group(id) return prefix .. 'group:' .. id end
+function key.bundle(token) return prefix .. 'group:' .. token end -- the group's id ':' the bundle's index
 function key.actor(id) return prefix .. 'actor:' .. id end
 function key.holds(id) return prefix .. 'holds:' .. id end
 function key.owned(owner) return prefix .. 'owned:' .. owner end
@@ -62,6 +68,29 @@ local function move(actor, state, ...)
   end
   actor.state = state
   call('HSET', key.actor(actor.id), 'state', state, 'since', now, ...)
+end
+
+local GROUP_FIELDS = { 'state', 'job', 'caller', 'actor', 'name', 'namespace', 'detached', 'shape',
+  'order', 'nodes', 'line' }
+
+local function read_group(id)
+  local values = call('HMGET', key.group(id), unpack(GROUP_FIELDS))
+  if not values[1] then return nil end
+  local group = { id = id }
+  for i, field in ipairs(GROUP_FIELDS) do group[field] = values[i] end
+  group.detached = group.detached == '1'
+  return group
+end
+
+-- The same for placement groups.
+local function move_group(group, state, ...)
+  if not GROUP_ALLOWED[group.state][state] then
+    error('placement group ' .. group.id .. ': ' .. group.state .. ' -> ' .. state
+      .. ' is not in the table')
+  end
+  group.state = state
+  call('HSET', key.group(group.id), 'state', state, 'since', now, ...)
+  tell_all('P' .. group.id)
 end
 
 -- The counter of the line's places starts anew once nobody has a place in it.

@@ -11,7 +11,11 @@ end
 if not owner_lives(caller, 'p') then return cjson.encode({ gone = true }) end
 
 local shape = parse_shape(shape_text)
-local able = #live_nodes() == 0
+if shape.group then
+  local group = read_group(shape.group)
+  if not group or group.state == 'REMOVED' then return cjson.encode({ removed = shape.group }) end
+end
+local able = shape.group or #live_nodes() == 0
 for _, node in ipairs(live_nodes()) do able = able or eligible(node, shape) end
 if not able then
   local short = { best = {}, cluster = {}, named = {}, names = {} }
