@@ -17,7 +17,7 @@ Example::
     print(ray.get([counter.increment.remote() for _ in range(3)]))   # [1, 2, 3]
 """
 
-from celery_actors import exceptions
+from celery_actors import exceptions, util
 from celery_actors.api import (
     available_resources,
     cancel,
@@ -58,6 +58,7 @@ __all__ = [
     "put",
     "remote",
     "shutdown",
+    "util",
     "wait",
 ]
 

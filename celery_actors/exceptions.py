@@ -13,6 +13,7 @@ from celery_actors.control.errors import InsufficientResources, NodeNameTaken
 __all__ = [
     "ActorDiedError",
     "ActorError",
+    "ActorPlacementGroupRemoved",
     "ActorUnavailableError",
     "ActorUnschedulableError",
     "ActorsError",
@@ -24,6 +25,7 @@ __all__ = [
     "ObjectLostError",
     "OwnerDiedError",
     "PendingCallsLimitExceeded",
+    "PlacementGroupRemoved",
     "RayActorError",
     "RayError",
     "RayTaskError",
@@ -31,6 +33,7 @@ __all__ = [
     "TamperedError",
     "TaskCancelledError",
     "TaskError",
+    "TaskPlacementGroupRemoved",
     "TaskUnschedulableError",
     "WorkerCrashedError",
 ]
@@ -81,6 +84,18 @@ class ActorUnschedulableError(ActorsError, ValueError):
 
 class TaskUnschedulableError(ActorsError, ValueError):
     """The one node on which the task was to run is not there, or too small."""
+
+
+class PlacementGroupRemoved(ActorsError, ValueError):
+    """The placement group was removed, or there never was one."""
+
+
+class ActorPlacementGroupRemoved(PlacementGroupRemoved):
+    """The placement group in which the actor was to run was removed."""
+
+
+class TaskPlacementGroupRemoved(PlacementGroupRemoved):
+    """The placement group in which the task was to run was removed."""
 
 
 class ObjectLostError(ActorsError):

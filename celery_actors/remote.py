@@ -25,6 +25,7 @@ from celery_actors.options import (
     MethodOptions,
     TaskOptions,
 )
+from celery_actors.placement import Destination, destination
 from celery_actors.protocol.call_options import CallOptions, encode_options
 from celery_actors.protocol.calls import CallFlag
 from celery_actors.protocol.concurrency import concurrency_of
@@ -36,7 +37,6 @@ from celery_actors.protocol.creation import (
 )
 from celery_actors.protocol.payload import encode_arguments
 from celery_actors.refs import ObjectRef
-from celery_actors.scheduling import target_of
 from celery_actors.signatures import ParameterList, parameters_of
 from celery_actors.submission import dump_arguments
 
@@ -103,12 +103,14 @@ class ActorClass(Generic[T]):
 
         :raises TypeError: the arguments don't fit the constructor.
         :raises InsufficientResources: no node is large enough (e.g. not enough GPUs).
+        :raises ValueError: its placement group has no such bundle, or none is large enough.
         :raises SerializationError: the class or an argument can't be pickled.
         """
         name = self._kind.__name__
         self._constructor().check(name, args, kwargs)
         methods = self._described()
         process = require_process()
+        where = _destination(process, self._options, f"actor {name}")
         digest = self._definitions.digest(process, self._kind, name)
         dumped, arguments = dump_arguments(
             args, kwargs, lambda: f"the arguments of {name}'s constructor"
@@ -125,7 +127,6 @@ class ActorClass(Generic[T]):
         actor = new_actor_id()
         sequence = begin_actor(process, actor, kept)
         options = self._options
-        target = target_of(options.scheduling_strategy, options.label_selector)
         concurrency = concurrency_of(
             self._kind, options.max_concurrency, options.concurrency_groups
         )
@@ -133,7 +134,15 @@ class ActorClass(Generic[T]):
         def create() -> None:
             values = encode_arguments([(e.oid, e.blob) for e in arguments]) if arguments else b""
             creation = Creation(
-                digest, name, sequence, flags, values + payload, _own_paths(), concurrency
+                digest,
+                name,
+                sequence,
+                flags,
+                values + payload,
+                _own_paths(),
+                concurrency,
+                where.target.group,
+                where.captures,
             )
             # Written before the actor exists, so that a handle inside its arguments can't
             # lose its last hold on the way.
@@ -149,7 +158,7 @@ class ActorClass(Generic[T]):
                 resources=options.requested(),
                 blob=encode_creation(process.signer, actor, creation),
                 detached=options.lifetime == "detached",
-                target=target,
+                target=where.target,
             )
             create_actor(process, spec)
 
@@ -211,6 +220,11 @@ class ActorClass(Generic[T]):
         return ActorClass, (self._kind, self._options)
 
 
+def _destination(process: Process, options: ActorOptions | TaskOptions, what: str) -> Destination:
+    strategy, selector = options.scheduling_strategy, options.label_selector
+    return destination(process, strategy, selector, options.requested(), what)
+
+
 def _generates(function: Callable[..., Any]) -> bool:
     return inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
 
@@ -254,6 +268,7 @@ class RemoteFunction:
         :returns: as :meth:`ActorMethod.remote <celery_actors.handle.ActorMethod.remote>`.
         :raises TypeError: the arguments don't fit the function.
         :raises InsufficientResources: no node is large enough.
+        :raises ValueError: its placement group has no such bundle, or none is large enough.
         :raises SerializationError: the function or an argument can't be pickled.
         """
         name = self.__qualname__
@@ -290,8 +305,9 @@ class RemoteFunction:
         shape = self._shapes.get(process.job_id)
         if shape is None:
             resources = tuple(sorted(self._options.requested().items()))
-            target = target_of(self._options.scheduling_strategy, self._options.label_selector)
-            shape = self._shapes[process.job_id] = Shape(resources, _own_paths(), target)
+            where = _destination(process, self._options, f"task {self.__qualname__}")
+            shape = Shape(resources, _own_paths(), where.target, where.captures)
+            self._shapes[process.job_id] = shape
         return shape
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:

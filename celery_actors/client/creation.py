@@ -13,12 +13,20 @@ from celery_actors.client.holds import Hold
 from celery_actors.client.mailbox import Mailbox
 from celery_actors.client.objects import Entry
 from celery_actors.client.outbox import PendingCall
-from celery_actors.control import ActorSpec, InsufficientResources, Killed, Placement
+from celery_actors.control import (
+    ActorSpec,
+    GroupRemoved,
+    InsufficientResources,
+    Killed,
+    Placement,
+)
 from celery_actors.exceptions import (
     ActorDiedError,
+    ActorPlacementGroupRemoved,
     ActorsError,
     ActorUnschedulableError,
     ConnectionFailed,
+    TaskPlacementGroupRemoved,
     TaskUnschedulableError,
 )
 from celery_actors.ids import mailbox_name, node_queue_name
@@ -31,8 +39,10 @@ __all__ = [
     "begin_actor",
     "create_actor",
     "create_when_ready",
+    "delete_mailboxes",
     "end_job",
     "kill_actor",
+    "order_kills",
     "order_starts",
     "remove_lost_node",
 ]
@@ -50,13 +60,18 @@ def create_actor(process: Process, spec: ActorSpec) -> bool:
     :raises InsufficientResources: no node is large enough.
     :raises ActorUnschedulableError, TaskUnschedulableError: the one node for it is not there,
         or too small.
+    :raises ActorPlacementGroupRemoved, TaskPlacementGroupRemoved: so was the group for it.
     """
+    is_task = spec.kind == "executor"
     try:
         creation = process.control.create(spec)
+    except GroupRemoved as error:
+        gone = TaskPlacementGroupRemoved if is_task else ActorPlacementGroupRemoved
+        raise gone(str(error)) from error
     except InsufficientResources as error:
         if not spec.target.pinned:
             raise
-        kind = TaskUnschedulableError if spec.kind == "executor" else ActorUnschedulableError
+        kind = TaskUnschedulableError if is_task else ActorUnschedulableError
         raise kind(str(error)) from error
     queue = mailbox_name(bytes.fromhex(spec.actor_id))
     process.publish(lambda mailbox: mailbox.declare(queue))
@@ -132,6 +147,13 @@ def order_starts(process: Process, placements: Iterable[Placement]) -> None:
         process.order(node_queue_name(placement.node_id), order)
 
 
+def order_kills(process: Process, placements: Iterable[Placement]) -> None:
+    """Tell the nodes which processes must end."""
+    for placement in placements:
+        order = Order(OrderKind.KILL, placement.actor_id, placement.incarnation)
+        process.order(node_queue_name(placement.node_id), order)
+
+
 def kill_actor(process: Process, actor: bytes, cause: str) -> Killed:
     """Make an actor dead at once and have its process killed.
 
@@ -156,13 +178,11 @@ def end_job(process: Process, patience: float = 15.0) -> None:
     process.closed = True  # the background thread begins nothing more
     ended = process.control.end_caller(process.caller.hex())
     try:
-        for placement in ended.stop:
-            order = Order(OrderKind.KILL, placement.actor_id, placement.incarnation)
-            process.order(node_queue_name(placement.node_id), order)
+        order_kills(process, ended.stop)
         for actor_id in ended.stopping:
             process.order(mailbox_name(bytes.fromhex(actor_id)), Order(OrderKind.STOP, actor_id))
         order_starts(process, ended.placements)
-        process.publish(lambda mailbox: _delete_all(mailbox, ended.cancelled))
+        process.publish(lambda mailbox: delete_mailboxes(mailbox, ended.cancelled))
     except ConnectionFailed as error:
         # Every node learns from the records, with its next renewal, whom to kill.
         logger.debug("the job's end was not announced: %s", error)
@@ -193,12 +213,12 @@ def remove_lost_node(process: Process, node_id: str) -> None:
     """
     cause = "its node was lost (it did not renew its lease)"
     removal = process.control.remove_node(node_id, cause)
-    process.publish(lambda mailbox: _delete_all(mailbox, removal.dead))
+    process.publish(lambda mailbox: delete_mailboxes(mailbox, removal.dead))
     process.publish(lambda mailbox: mailbox.delete(node_queue_name(node_id)))
     order_starts(process, removal.placements)
 
 
-def _delete_all(mailbox: Mailbox, actor_ids: Iterable[str]) -> None:
+def delete_mailboxes(mailbox: Mailbox, actor_ids: Iterable[str]) -> None:
     """Delete the mailboxes of dead actors, and wait until they are gone."""
     for actor_id in actor_ids:
         mailbox.delete(mailbox_name(bytes.fromhex(actor_id)))

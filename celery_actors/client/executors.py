@@ -26,9 +26,15 @@ from celery_actors.control import (
     InsufficientResources,
     Target,
 )
-from celery_actors.exceptions import ActorsError, TaskUnschedulableError, WorkerCrashedError
+from celery_actors.exceptions import (
+    ActorsError,
+    TaskPlacementGroupRemoved,
+    TaskUnschedulableError,
+    WorkerCrashedError,
+)
 from celery_actors.ids import new_actor_id, object_id
 from celery_actors.protocol.calls import CallFlag
+from celery_actors.protocol.concurrency import SERIAL
 from celery_actors.protocol.creation import Creation, encode_creation
 
 if TYPE_CHECKING:
@@ -51,11 +57,13 @@ class Shape:
     :ivar resources: ``(name, units of 1/10000)`` pairs, sorted.
     :ivar sys_path: where the caller finds its own modules.
     :ivar target: where it may be placed.
+    :ivar captures: what its tasks create runs in their placement group as well.
     """
 
     resources: tuple[tuple[str, int], ...]
     sys_path: tuple[str, ...] = ()
     target: Target = ANYWHERE
+    captures: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -228,16 +236,19 @@ class Executors:
         with process.lock:
             pool.requested[actor] = monotonic()
             self._by_executor[actor] = pool
-        creation = Creation("", "tasks", 0, 0, b"", pool.shape.sys_path)
+        shape = pool.shape
+        creation = Creation(
+            "", "tasks", 0, 0, b"", shape.sys_path, SERIAL, shape.target.group, shape.captures
+        )
         spec = ActorSpec(
             actor_id=actor.hex(),
             job_id=process.job_id,
             caller_id=process.caller.hex(),
             kind="executor",
             class_name="tasks",
-            resources=dict(pool.shape.resources),
+            resources=dict(shape.resources),
             blob=encode_creation(process.signer, actor, creation),
-            target=pool.shape.target,
+            target=shape.target,
         )
         try:
             create_actor(process, spec)
@@ -302,7 +313,7 @@ class Executors:
                 self._request(pool)
         except CallerGone as error:  # the next renewal of the lease acts on it
             logger.debug("no executor was asked for: %s", error)
-        except TaskUnschedulableError as error:
+        except (TaskUnschedulableError, TaskPlacementGroupRemoved) as error:
             self._fail_ready(pool, error)
         except InsufficientResources as error:
             # There was a node when the tasks were submitted, and there may be again.

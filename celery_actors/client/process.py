@@ -18,6 +18,7 @@ from time import monotonic
 from typing import Any
 
 from celery_actors.client.executors import Executors
+from celery_actors.client.groups import Groups
 from celery_actors.client.holds import Hold, HoldTable
 from celery_actors.client.housekeeping import Housekeeping
 from celery_actors.client.identity import after_fork
@@ -132,6 +133,7 @@ class Process:
         channel = self.results.channel(self.caller.hex())
         self.replies = Replies(self.redis, channel, f"{self.settings.prefix}cluster")
         self.executors = Executors(self)
+        self.groups = Groups(self)
         self.recovery = Recovery(self)
         self.housekeeping = Housekeeping(self)
         if not keep_listener:

@@ -91,6 +91,8 @@ class Recovery:
             self._checks.add(text)
         elif kind == b"C":
             self._owner_ended(bytes.fromhex(text))
+        elif kind == b"P":
+            process.groups.changed(text)
         elif kind == b"R":
             process.executors.reclaim()
         else:

@@ -36,6 +36,8 @@ class Creation:
     :ivar flags, payload: the constructor's arguments, as of a call.
     :ivar sys_path: where the creator finds its own modules.
     :ivar concurrency: how many of its calls run at a time, and how.
+    :ivar group: the placement group in which it runs; empty: none.
+    :ivar captures: what it creates runs in that group as well, unless it says otherwise.
     """
 
     class_digest: str
@@ -45,6 +47,8 @@ class Creation:
     payload: bytes
     sys_path: tuple[str, ...]
     concurrency: Concurrency = SERIAL
+    group: str = ""
+    captures: bool = False
 
 
 def encode_creation(signer: Signer, actor: bytes, creation: Creation) -> bytes:

@@ -10,12 +10,18 @@ __all__ = ["Assignment", "current_assignment", "set_assignment"]
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """What a process was given.  A driver has nothing."""
+    """What a process was given.  A driver has nothing.
+
+    :ivar group: the placement group in which it runs; empty: none.
+    :ivar captures: what it creates runs in that group as well, unless it says otherwise.
+    """
 
     gpu_ids: tuple[int, ...] = ()
     resources: Mapping[str, int] = field(default_factory=dict)
     node_id: str | None = None
     actor_id: str | None = None
+    group: str = ""
+    captures: bool = False
 
 
 _assignment = Assignment()

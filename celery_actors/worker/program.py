@@ -12,6 +12,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from queue import SimpleQueue
 from typing import Any
 
@@ -33,7 +34,7 @@ from celery_actors.worker.acks import Acknowledgements, ConcurrentAcknowledgemen
 from celery_actors.worker.activity import Activity
 from celery_actors.worker.cancellation import Cancellations, Found
 from celery_actors.worker.commits import Commits
-from celery_actors.worker.context import Assignment, set_assignment
+from celery_actors.worker.context import Assignment, current_assignment, set_assignment
 from celery_actors.worker.event_loop import AsyncExecutor, LoopInbox
 from celery_actors.worker.executor import Executor, TaskExecutor
 from celery_actors.worker.instance import Instance
@@ -115,6 +116,9 @@ class ActorProcess:
         )
         creation = decode_creation(self._process.signer, self._actor, launch.blob)
         self._creation: Creation = creation
+        set_assignment(
+            replace(current_assignment(), group=creation.group, captures=creation.captures)
+        )
         self._blocked = 0
         # Guards _blocked: calls of a threaded actor wait each on its own.
         self._blocked_lock = threading.Lock()

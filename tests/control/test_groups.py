@@ -70,6 +70,15 @@ def test_spread_finds_the_layout_on_different_nodes(cluster: Cluster) -> None:
     assert cluster.group_nodes(group) == ["b", "a"]
 
 
+def test_spread_goes_back_on_a_choice_that_leaves_a_node_out(cluster: Cluster) -> None:
+    cluster.node("a", CPU=4, left=8)
+    cluster.node("b", CPU=8, left=8, right=8)
+    cluster.node("c", CPU=4, right=8)
+    one = {"CPU": 1, "left": 1}
+    group = cluster.group({"CPU": 2, "right": 1}, one, one, strategy="SPREAD")
+    assert sorted(cluster.group_nodes(group)) == ["a", "b", "c"]
+
+
 def test_strict_spread_is_on_different_nodes_or_waits(cluster: Cluster) -> None:
     cluster.node("a", CPU=4)
     cluster.node("b", CPU=1)

@@ -18,8 +18,6 @@ local STRATEGIES = {
     allows = function(on) return on == 0 end,
   },
 }
--- What a strategy is best at is tried first, by its strict form.
-local FIRST = { PACK = 'STRICT_PACK', SPREAD = 'STRICT_SPREAD' }
 
 -- The bundles of a shape that have to be laid out, and where the others lie (number by node).
 local function bundles_to_fit(shape)
@@ -140,6 +138,6 @@ local function fit_bundles(shape, nodes)
   local items, on, laid, strategy = bundles_to_fit(shape)
   if strategy == 'STRICT_SPREAD' and #items > #nodes then return nil end
   if not prepare(items, nodes) then return nil end
-  return FIRST[strategy] and fit_by(FIRST[strategy], items, nodes, on, laid)
+  return strategy == 'SPREAD' and fit_by('STRICT_SPREAD', items, nodes, on, laid)
     or fit_by(strategy, items, nodes, on, laid)
 end

@@ -128,9 +128,9 @@ local function lose_bundles(node_id)
     call('HSET', key.group(id), 'nodes', cjson.encode(nodes))
     call('DEL', key.bundle(token))
     if group.state == 'CREATED' then
-      group.line, group.order = cjson.encode({ again = id }), 0
-      move_group(group, 'RESCHEDULING', 'line', group.line, 'order', 0)
-      wait_for_node({ id = id, shape = group.line, order = 0 })
+      local line = cjson.encode({ again = id })
+      move_group(group, 'RESCHEDULING', 'line', line, 'order', 0)
+      wait_for_node({ id = id, shape = line, order = 0 })
     end
   end
   call('DEL', key.bundles(node_id))
