@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from celery_actors.control.errors import InsufficientResources, NodeNameTaken
+from celery_actors.control.errors import GroupNameTaken, InsufficientResources, NodeNameTaken
 
 __all__ = [
     "ActorDiedError",
@@ -20,6 +20,7 @@ __all__ = [
     "ConfigurationError",
     "ConnectionFailed",
     "GetTimeoutError",
+    "GroupNameTaken",
     "InsufficientResources",
     "NodeNameTaken",
     "ObjectLostError",

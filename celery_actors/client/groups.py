@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from celery_actors.client.creation import delete_mailboxes, order_kills, order_starts
 from celery_actors.client.objects import Entry, ObjectState
 from celery_actors.control import GroupSpec, GroupStrategy, LabelRule
-from celery_actors.exceptions import PlacementGroupRemoved
+from celery_actors.exceptions import PlacementGroupRemoved, TaskPlacementGroupRemoved
 from celery_actors.ids import object_id
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class Groups:
         if bundles is None:
             record = self._process.control.group(group_id)
             if record is None:
-                raise removed(group_id)
+                raise PlacementGroupRemoved(_removed(group_id))
             bundles = self._bundles[group_id] = record.bundles
         return bundles
 
@@ -154,7 +154,8 @@ class Groups:
         with process.lock:
             waiting = list(self._awaited.get(group_id, ()))
         if over:
-            error = None if record and record.state == "CREATED" else removed(group_id)
+            created = record is not None and record.state == "CREATED"
+            error = None if created else TaskPlacementGroupRemoved(_removed(group_id))
             for entry, value in waiting:
                 self._settle(entry, value, error)
         with process.lock:
@@ -188,8 +189,5 @@ class Groups:
                 process.housekeeping.discard(entry)
 
 
-def removed(group_id: str) -> PlacementGroupRemoved:
-    """Return the error that says that a group is no more."""
-    return PlacementGroupRemoved(
-        f"placement group {group_id} was removed: its bundles are no longer reserved"
-    )
+def _removed(group_id: str) -> str:
+    return f"placement group {group_id} was removed: its bundles are no longer reserved"

@@ -79,7 +79,8 @@ class PlacementGroup:
     def ready(self) -> ObjectRef[PlacementGroup]:
         """Return a ref to this handle, whose value is there once all bundles are reserved.
 
-        Getting it raises :class:`PlacementGroupRemoved` if the group is removed before.
+        Getting it raises ``TaskPlacementGroupRemoved`` if the group is removed before (as
+        Ray).
         """
         process = require_process()
         dumped = serialization.dumps(self, lambda: "a placement group")

@@ -18,7 +18,7 @@ import celery_actors as ray
 from celery_actors.exceptions import (
     ActorDiedError,
     ActorPlacementGroupRemoved,
-    PlacementGroupRemoved,
+    GroupNameTaken,
     TaskPlacementGroupRemoved,
 )
 from celery_actors.session import SessionInfo
@@ -211,7 +211,7 @@ def test_a_group_that_has_no_room_waits(groups: list[PlacementGroup]) -> None:
     assert state(too_large) == "PENDING"
     waiting = too_large.ready()
     remove_placement_group(too_large)
-    with pytest.raises(PlacementGroupRemoved, match=f"{too_large.id.hex()} was removed"):
+    with pytest.raises(TaskPlacementGroupRemoved, match=f"{too_large.id.hex()} was removed"):
         ray.get(waiting, timeout=30)
     assert not too_large.wait(0)
 
@@ -313,7 +313,7 @@ def test_names_and_tables(groups: list[PlacementGroup]) -> None:
     assert group.wait(30)
     assert get_placement_group("training") == group
     assert get_placement_group("training").bundle_specs == [{"CPU": 1}, {"GPU": 0.5}]
-    with pytest.raises(ValueError, match="'training' already"):
+    with pytest.raises(GroupNameTaken, match="'training' already"):
         placement_group([{"CPU": 1}], name="training")
     table = placement_group_table(group)
     assert table["placement_group_id"] == group.id.hex()
