@@ -1,4 +1,4 @@
-"""The command `celery-actors`: keeps a cluster up on this machine between programs."""
+"""The command `celery-actors`: keeps a cluster up between programs, and looks at it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from celery_actors import cli_state
 from celery_actors.local.address import (
     BACKEND_VARIABLE,
     BROKER_VARIABLE,
@@ -25,7 +26,11 @@ if TYPE_CHECKING:
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
-    """Start, look at and stop a cluster of actors on this machine."""
+    """Start, look at and stop a cluster of actors."""
+
+
+for _command in (cli_state.list_, cli_state.get, cli_state.summary, cli_state.metrics):
+    main.add_command(_command)
 
 
 class _JsonType(click.ParamType[Mapping[str, Any]]):

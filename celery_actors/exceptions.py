@@ -11,6 +11,7 @@ from typing import Any
 from celery_actors.control.errors import GroupNameTaken, InsufficientResources, NodeNameTaken
 
 __all__ = [
+    "ActorAlreadyExistsError",
     "ActorDiedError",
     "ActorError",
     "ActorPlacementGroupRemoved",
@@ -30,6 +31,7 @@ __all__ = [
     "RayActorError",
     "RayError",
     "RayTaskError",
+    "RuntimeEnvSetupError",
     "SerializationError",
     "TamperedError",
     "TaskCancelledError",
@@ -77,6 +79,14 @@ class PendingCallsLimitExceeded(ActorsError):
 
 class WorkerCrashedError(ActorsError):
     """The process that ran a task died, as often as the task may be retried."""
+
+
+class RuntimeEnvSetupError(ActorsError):
+    """The ``runtime_env`` of an actor or task could not be set up; none of it ran.
+
+    Files that could not be packaged, a node that could not unpack them, an interpreter
+    that did not start: the message says which, with its last words.
+    """
 
 
 class ActorUnschedulableError(ActorsError, ValueError):
@@ -127,6 +137,10 @@ class ActorDiedError(ActorError):
 
 class ActorUnavailableError(ActorError):
     """The actor can't be reached now; a later call may succeed."""
+
+
+class ActorAlreadyExistsError(ActorsError, ValueError):
+    """A living actor has that name in that namespace already."""
 
 
 class TaskError(ActorsError):

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+from celery_actors.runtime_env import RuntimeEnv
 from celery_actors.scheduling import check_strategy, label_rules
 
 __all__ = [
@@ -84,7 +85,7 @@ class ActorOptions:
     :ivar namespace: of the name; default: that of ``init()``.
     :ivar get_if_exists: return the actor of that name if there is one.
     :ivar lifetime: ``None``, or ``"detached"``: it outlives its handles and its driver.
-    :ivar runtime_env: ``env_vars``, ``working_dir``, ``py_modules``, ``py_executable``.
+    :ivar runtime_env: see :class:`celery_actors.runtime_env.RuntimeEnv`.
     :ivar scheduling_strategy: ``"DEFAULT"``, ``"SPREAD"`` or an object of
         :mod:`celery_actors.util.scheduling_strategies`.
     :ivar label_selector: labels that its node must have, as ``{"zone": "a"}``; values also
@@ -112,6 +113,7 @@ class ActorOptions:
         _check_resources(self)
         check_strategy(self.scheduling_strategy)
         label_rules(self.label_selector)
+        RuntimeEnv.of(self.runtime_env)
         _check_count("max_restarts", self.max_restarts, -1)
         _check_count("max_task_retries", self.max_task_retries, -1)
         if self.max_concurrency is not None:
@@ -171,6 +173,7 @@ class TaskOptions:
         _check_resources(self)
         check_strategy(self.scheduling_strategy)
         label_rules(self.label_selector)
+        RuntimeEnv.of(self.runtime_env)
         _check_returns(self.num_returns)
         _check_count("max_retries", self.max_retries, -1)
         _check_exceptions(self.retry_exceptions)

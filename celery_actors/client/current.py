@@ -12,10 +12,18 @@ from celery_actors.exceptions import ActorsError
 if TYPE_CHECKING:
     from celery_actors.client.process import Process
 
-__all__ = ["current_process", "require_process", "set_initializer", "set_process"]
+__all__ = [
+    "before_close",
+    "closing",
+    "current_process",
+    "require_process",
+    "set_initializer",
+    "set_process",
+]
 
 _process: Process | None = None
 _initializer: Callable[[], None] | None = None
+_before_close: list[Callable[[Process], None]] = []
 # Guards the two variables above; held while the client is made, so that two threads
 # whose first call it is share one.
 _lock = threading.RLock()
@@ -52,6 +60,17 @@ def set_process(process: Process | None) -> None:
     global _process
     with _lock:
         _process = process
+
+
+def before_close(action: Callable[[Process], None]) -> None:
+    """Have ``action`` done with this process's client each time one is about to close."""
+    _before_close.append(action)
+
+
+def closing(process: Process) -> None:
+    """Do what is to be done before ``process`` closes."""
+    for action in _before_close:
+        action(process)
 
 
 def set_initializer(initializer: Callable[[], None]) -> None:

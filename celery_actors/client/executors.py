@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from celery_actors.client.creation import create_actor, kill_actor
 from celery_actors.client.objects import Entry, ObjectState
 from celery_actors.client.outbox import PendingCall
+from celery_actors.client.recovery import death_of
 from celery_actors.control import (
     ANYWHERE,
     ActorSpec,
@@ -28,14 +29,15 @@ from celery_actors.control import (
 )
 from celery_actors.exceptions import (
     ActorsError,
+    RuntimeEnvSetupError,
     TaskPlacementGroupRemoved,
     TaskUnschedulableError,
     WorkerCrashedError,
 )
 from celery_actors.ids import new_actor_id, object_id
 from celery_actors.protocol.calls import CallFlag
-from celery_actors.protocol.concurrency import SERIAL
 from celery_actors.protocol.creation import Creation, encode_creation
+from celery_actors.protocol.environment import NO_ENVIRONMENT, Environment
 
 if TYPE_CHECKING:
     from celery_actors.client.process import Process
@@ -58,10 +60,12 @@ class Shape:
     :ivar sys_path: where the caller finds its own modules.
     :ivar target: where it may be placed.
     :ivar captures: what its tasks create runs in their placement group as well.
+    :ivar environment: the tasks' ``runtime_env``, together with what they inherit.
     """
 
     resources: tuple[tuple[str, int], ...]
     sys_path: tuple[str, ...] = ()
+    environment: Environment = NO_ENVIRONMENT
     target: Target = ANYWHERE
     captures: bool = False
 
@@ -215,18 +219,35 @@ class Executors:
 
     def _failed(self, pool: _Pool, call: PendingCall, error: Exception) -> bool:
         """A task's executor died: whether it is tried again.  Under the lock."""
+        if isinstance(error, RuntimeEnvSetupError):  # it would fail for the next one too
+            self._give_up(call, error)
+            return False
         if call.retries == 0:
             crashed = WorkerCrashedError(
                 f"the process that ran task {call.method.decode()} died and it may not be "
                 f"retried (again): {error}"
             )
             crashed.__cause__ = error
-            for entry in call.entries:
-                self._process.objects.settle(entry, ObjectState.FAILED, error=crashed)
+            self._give_up(call, crashed)
             return False
         call.retries -= 1 if call.retries > 0 else 0
         pool.ready.appendleft(call)
         return True
+
+    def _give_up(self, call: PendingCall, error: ActorsError) -> None:
+        for entry in call.entries:
+            self._process.objects.settle(entry, ObjectState.FAILED, error=error)
+
+    def _fail_ready(self, pool: _Pool, error: ActorsError) -> None:
+        ready = list(pool.ready)
+        pool.ready.clear()
+        for call in ready:
+            self._give_up(call, error)
+            call.kept.clear()
+            call.arguments = ()
+            for entry in call.entries:
+                if entry.refs <= 0:
+                    self._process.housekeeping.discard(entry)
 
     # -- leasing -------------------------------------------------------------------------
 
@@ -238,7 +259,15 @@ class Executors:
             self._by_executor[actor] = pool
         shape = pool.shape
         creation = Creation(
-            "", "tasks", 0, 0, b"", shape.sys_path, SERIAL, shape.target.group, shape.captures
+            "",
+            "tasks",
+            0,
+            0,
+            b"",
+            shape.sys_path,
+            environment=shape.environment,
+            group=shape.target.group,
+            captures=shape.captures,
         )
         spec = ActorSpec(
             actor_id=actor.hex(),
@@ -271,8 +300,11 @@ class Executors:
             self._dispatch(pool)
         process.flush()
 
-    def died(self, actor: bytes) -> None:
-        """An actor is dead; if it was an executor, forget it and go on with others."""
+    def died(self, actor: bytes, error: ActorsError) -> None:
+        """An actor is dead; if it was an executor, forget it and go on with others.
+
+        Where it could not be set up, others of its shape can't be either: the tasks fail.
+        """
         process = self._process
         with process.lock:
             pool = self._by_executor.pop(actor, None)
@@ -283,7 +315,10 @@ class Executors:
             box = process.outboxes.pop(actor, None)
             if box is not None:
                 box.kept = None
+            if isinstance(error, RuntimeEnvSetupError):
+                self._fail_ready(pool, error)
             self._dispatch(pool)
+        process.run_after()
         process.listener.wake()
 
     def reclaim(self) -> None:
@@ -314,7 +349,10 @@ class Executors:
         except CallerGone as error:  # the next renewal of the lease acts on it
             logger.debug("no executor was asked for: %s", error)
         except (TaskUnschedulableError, TaskPlacementGroupRemoved) as error:
-            self._fail_ready(pool, error)
+            with self._process.lock:
+                self._fail_ready(pool, error)
+            self._process.run_after()
+            self._process.listener.wake_all()
         except InsufficientResources as error:
             # There was a node when the tasks were submitted, and there may be again.
             if not pool.short:
@@ -322,20 +360,6 @@ class Executors:
             pool.short = True
         else:
             pool.short = False
-
-    def _fail_ready(self, pool: _Pool, error: ActorsError) -> None:
-        """No task of this shape will ever run."""
-        process = self._process
-        with process.lock:
-            failed = list(pool.ready)
-            pool.ready.clear()
-            for call in failed:
-                for entry in call.entries:
-                    process.objects.settle(entry, ObjectState.FAILED, error=error)
-                call.kept.clear()
-                call.arguments = ()
-        process.run_after()
-        process.listener.wake_all()
 
     def _return_idle(self, pool: _Pool, now: float, linger: float) -> None:
         process = self._process
@@ -374,7 +398,7 @@ class Executors:
                 continue
             record = process.control.actor(actor.hex())
             if record is None or record.state == "DEAD":
-                self.died(actor)
+                self.died(actor, death_of(process, actor, record))
             elif record.state != "PENDING":
                 self.placed(actor)
             elif actor in pool.requested:
@@ -398,8 +422,18 @@ class Executors:
 
     def waiting_children(self, parent: bytes) -> list[Entry]:
         """Return values of tasks that a call made and no executor has yet.  Under the lock."""
-        waiting = [*self._awaiting.values(), *(c for p in self._pools.values() for c in p.ready)]
+        waiting = [*self.awaiting, *self.ready]
         return [call.entries[0] for call in waiting if call.parent == parent and call.entries]
+
+    @property
+    def awaiting(self) -> list[PendingCall]:
+        """Tasks whose ref arguments are not there.  Under the lock."""
+        return list(self._awaiting.values())
+
+    @property
+    def ready(self) -> list[PendingCall]:
+        """Tasks that wait for an executor.  Under the lock."""
+        return [call for pool in self._pools.values() for call in pool.ready]
 
     @property
     def busy(self) -> bool:

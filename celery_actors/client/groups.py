@@ -66,7 +66,7 @@ class Groups:
                 strategy=strategy,
                 labels=tuple(labels),
                 name=name,
-                namespace=process.job_id,
+                namespace=process.namespace,
                 detached=detached,
                 creator_actor=process.actor_hex,
             )
@@ -76,7 +76,7 @@ class Groups:
 
     def named(self, name: str) -> str | None:
         """Return the id of the group of that name in this process's namespace."""
-        return self._process.control.named_group(self._process.job_id, name)
+        return self._process.control.named_group(self._process.namespace, name)
 
     def bundles(self, group_id: str) -> Bundles:
         """Return what the bundles of a group reserve; they never change.

@@ -5,7 +5,7 @@ local id, job, caller, actor, name, namespace, detached, shape, count = unpack(A
 if call('EXISTS', key.group(id)) == 1 then return answer() end
 if not owner_lives(caller, 'p') then return cjson.encode({ gone = true }) end
 if name ~= '' then
-  local field = namespace .. '\0' .. name
+  local field = name_field(namespace, name)
   local known = call('HGET', key.group_names, field)
   if known then return cjson.encode({ taken = known }) end
   call('HSET', key.group_names, field, id)

@@ -19,7 +19,7 @@ end
 if call('EXISTS', key.job_actors(job)) == 1 then
   call('HSET', key.job(job), 'forgotten', now)
 else
-  call('DEL', key.job(job), key.job_definitions(job))
+  call('UNLINK', key.of_job(job)) -- may be large
   call('ZREM', key.jobs, job)
 end
 tidy_line()

@@ -81,7 +81,7 @@ local function close_group(group, cause, die)
   end
   for node, tokens in pairs(by_node) do return_bundles(node, tokens, cause, die) end
   if group.name ~= '' then
-    local field = group.namespace .. '\0' .. group.name
+    local field = name_field(group.namespace, group.name)
     if call('HGET', key.group_names, field) == group.id then call('HDEL', key.group_names, field) end
   end
   local none = {}

@@ -1,3 +1,3 @@
 -- needs: base
 -- namespace, name
-return call('HGET', key.group_names, ARGV[3] .. '\0' .. ARGV[4])
+return call('HGET', key.group_names, name_field(ARGV[3], ARGV[4]))

@@ -1,7 +1,7 @@
 -- needs: base placement holding lifecycle
 -- id, cause
--- What it had begun is dead. What it had only been given goes back into the line, unless it may run
--- nowhere else.
+-- What it had begun is dead, or is begun again elsewhere where it may be. What it had only been given
+-- goes back into the line. Neither, of what may run nowhere else.
 local id, cause = ARGV[3], ARGV[4]
 if call('EXISTS', key.node(id)) == 0 then return answer() end
 local name = call('HGET', key.node(id), 'name')
@@ -13,10 +13,13 @@ for i = 1, #reservations, 2 do
   local actor = read_actor(cjson.decode(reservations[i + 1]).actor)
   if actor and actor.incarnation == reservations[i] then
     local shape = parse_shape(actor.shape)
-    if actor.state == 'PLACED' and (shape.soft or not shape.node) then
+    local movable = shape.soft or not shape.node
+    if actor.state == 'PLACED' and movable then
       place_again(actor)
+    elseif is_begun(actor) and movable and may_restart(actor) then
+      restart(actor, cause, {}, true)
     else
-      local begun = actor.state ~= 'PLACED'
+      local begun = is_begun(actor)
       die(actor, cause)
       add(out.died, actor.id)
       if begun then bury(actor) end

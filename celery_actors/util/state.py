@@ -1,0 +1,43 @@
+"""The state API under the name that Ray's programs know; see :mod:`celery_actors.state`."""
+
+from celery_actors.state import (
+    ActorState,
+    JobState,
+    NodeState,
+    StateSchema,
+    TaskState,
+    WorkerState,
+    get_actor,
+    get_job,
+    get_node,
+    get_task,
+    get_worker,
+    list_actors,
+    list_jobs,
+    list_nodes,
+    list_tasks,
+    list_workers,
+    summarize_actors,
+    summarize_tasks,
+)
+
+__all__ = [
+    "ActorState",
+    "JobState",
+    "NodeState",
+    "StateSchema",
+    "TaskState",
+    "WorkerState",
+    "get_actor",
+    "get_job",
+    "get_node",
+    "get_task",
+    "get_worker",
+    "list_actors",
+    "list_jobs",
+    "list_nodes",
+    "list_tasks",
+    "list_workers",
+    "summarize_actors",
+    "summarize_tasks",
+]
