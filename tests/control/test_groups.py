@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import redis
@@ -436,6 +437,42 @@ def test_names_are_unique_in_their_namespace(cluster: Cluster) -> None:
 def test_only_a_living_caller_creates(cluster: Cluster) -> None:
     with pytest.raises(CallerGone):
         cluster.group({"CPU": 1}, caller="f" * 16)
+
+
+# Restarts, and what is created without its arguments
+
+
+def test_a_member_is_begun_again_in_its_group(cluster: Cluster) -> None:
+    lost = cluster.node("a", CPU=1)
+    cluster.node("b", CPU=4)
+    group = cluster.group({"CPU": 1}, {"CPU": 1}, strategy="STRICT_SPREAD")
+    at_a = cluster.group_nodes(group).index("a")
+    spec = cluster.spec(CPU=1, target=Target(group=group, bundle=at_a))
+    cluster.create(replace(spec, max_restarts=-1))
+    assert ids(cluster.reap(cluster.run(spec.actor_id))) == [spec.actor_id]
+    assert cluster.node_name(spec.actor_id) == "a"
+    cluster.run(spec.actor_id)
+    cluster.control.remove_node(lost, "lost")
+    assert cluster.state(spec.actor_id) == "PENDING", "there is room at b, but not in its bundle"
+    cluster.node("c", CPU=1)
+    assert cluster.node_name(spec.actor_id) == "c"
+    placement = cluster.run(spec.actor_id)
+    cluster.control.remove_group(group, "removed")
+    cluster.reap(placement)
+    assert cluster.state(spec.actor_id) == "DEAD", "for good"
+    assert cluster.available("c") == {"CPU": ONE}
+
+
+def test_an_actor_whose_group_went_before_its_arguments_came(cluster: Cluster) -> None:
+    cluster.node("a", CPU=1)
+    group = cluster.group({"CPU": 1})
+    spec = cluster.spec(CPU=1, target=Target(group=group))
+    cluster.create(replace(spec, blob=None))
+    cluster.control.remove_group(group, "removed")
+    with pytest.raises(GroupRemoved):
+        cluster.control.provide(spec.actor_id, b"blob")
+    assert cluster.control.kill(spec.actor_id, "its group is gone").was_pending
+    assert cluster.control.waiting() == 0
 
 
 # Lost nodes
