@@ -33,19 +33,25 @@ for _command in (cli_state.list_, cli_state.get, cli_state.summary, cli_state.me
     main.add_command(_command)
 
 
-class _ResourcesType(click.ParamType[Mapping[str, float]]):
+class _JsonType(click.ParamType[Mapping[str, Any]]):
+    """A JSON object whose values are all of one kind."""
+
     name = "json"
+
+    def __init__(self, kind: type[float] | type[str], example: str) -> None:
+        self._kind = kind
+        self._example = example
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> Mapping[str, float]:
+    ) -> Mapping[str, Any]:
         if isinstance(value, Mapping):
             return value
         try:
             parsed = json.loads(value)
-            return {str(name): float(amount) for name, amount in parsed.items()}
+            return {str(name): self._kind(each) for name, each in parsed.items()}
         except (ValueError, TypeError, AttributeError):
-            self.fail(f'expected JSON such as {{"disk": 2}}, got {value!r}', param, ctx)
+            self.fail(f"expected JSON such as {self._example}, got {value!r}", param, ctx)
 
 
 def _node_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -54,8 +60,19 @@ def _node_options(command: Callable[..., None]) -> Callable[..., None]:
             click.option("--name", help="The node's name; by default made of the host's."),
             click.option("--num-cpus", type=click.FloatRange(min=0), help="By default counted."),
             click.option("--num-gpus", type=click.FloatRange(min=0), help="By default from NVML."),
-            click.option("--resources", type=_ResourcesType(), default={}, help="JSON object."),
+            click.option(
+                "--resources",
+                type=_JsonType(float, '{"disk": 2}'),
+                default={},
+                help="JSON object.",
+            ),
             click.option("--memory", type=click.IntRange(min=0), help="In bytes."),
+            click.option(
+                "--labels",
+                type=_JsonType(str, '{"zone": "a"}'),
+                default={},
+                help="JSON object.",
+            ),
         ]
     ):
         command = option(command)
@@ -93,9 +110,10 @@ def start(
     num_gpus: float | None,
     resources: Mapping[str, float],
     memory: int | None,
+    labels: Mapping[str, str],
 ) -> None:
     """Start a cluster (--head), or a node worker for one that runs elsewhere (--address)."""
-    node = NodeOptions(name, num_cpus, num_gpus, resources, memory)
+    node = NodeOptions(name, num_cpus, num_gpus, resources, memory, labels)
     if head == (broker_url is not None):
         raise click.UsageError("give either --head or --address URL")
     if head:

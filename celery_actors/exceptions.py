@@ -8,22 +8,26 @@ from __future__ import annotations
 
 from typing import Any
 
-from celery_actors.control.errors import InsufficientResources, NodeNameTaken
+from celery_actors.control.errors import GroupNameTaken, InsufficientResources, NodeNameTaken
 
 __all__ = [
     "ActorAlreadyExistsError",
     "ActorDiedError",
     "ActorError",
+    "ActorPlacementGroupRemoved",
     "ActorUnavailableError",
+    "ActorUnschedulableError",
     "ActorsError",
     "ConfigurationError",
     "ConnectionFailed",
     "GetTimeoutError",
+    "GroupNameTaken",
     "InsufficientResources",
     "NodeNameTaken",
     "ObjectLostError",
     "OwnerDiedError",
     "PendingCallsLimitExceeded",
+    "PlacementGroupRemoved",
     "RayActorError",
     "RayError",
     "RayTaskError",
@@ -32,6 +36,8 @@ __all__ = [
     "TamperedError",
     "TaskCancelledError",
     "TaskError",
+    "TaskPlacementGroupRemoved",
+    "TaskUnschedulableError",
     "WorkerCrashedError",
 ]
 
@@ -81,6 +87,26 @@ class RuntimeEnvSetupError(ActorsError):
     Files that could not be packaged, a node that could not unpack them, an interpreter
     that did not start: the message says which, with its last words.
     """
+
+
+class ActorUnschedulableError(ActorsError, ValueError):
+    """The one node on which the actor was to run is not there, or too small."""
+
+
+class TaskUnschedulableError(ActorsError, ValueError):
+    """The one node on which the task was to run is not there, or too small."""
+
+
+class PlacementGroupRemoved(ActorsError, ValueError):
+    """The placement group was removed, or there never was one."""
+
+
+class ActorPlacementGroupRemoved(PlacementGroupRemoved):
+    """The placement group in which the actor was to run was removed."""
+
+
+class TaskPlacementGroupRemoved(PlacementGroupRemoved):
+    """The placement group in which the task was to run was removed."""
 
 
 class ObjectLostError(ActorsError):

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from celery_actors.runtime_env import RuntimeEnv
+from celery_actors.scheduling import check_strategy, label_rules
 
 __all__ = [
     "METHOD_OPTIONS",
@@ -87,7 +88,8 @@ class ActorOptions:
     :ivar runtime_env: see :class:`celery_actors.runtime_env.RuntimeEnv`.
     :ivar scheduling_strategy: ``"DEFAULT"``, ``"SPREAD"`` or an object of
         :mod:`celery_actors.util.scheduling_strategies`.
-    :ivar label_selector: labels that its node must have.
+    :ivar label_selector: labels that its node must have, as ``{"zone": "a"}``; values also
+        ``"!a"``, ``"in(a,b)"``, ``"!in(a,b)"``.
     """
 
     num_cpus: float | None = None
@@ -109,6 +111,8 @@ class ActorOptions:
 
     def __post_init__(self) -> None:
         _check_resources(self)
+        check_strategy(self.scheduling_strategy)
+        label_rules(self.label_selector)
         RuntimeEnv.of(self.runtime_env)
         _check_count("max_restarts", self.max_restarts, -1)
         _check_count("max_task_retries", self.max_task_retries, -1)
@@ -167,6 +171,8 @@ class TaskOptions:
 
     def __post_init__(self) -> None:
         _check_resources(self)
+        check_strategy(self.scheduling_strategy)
+        label_rules(self.label_selector)
         RuntimeEnv.of(self.runtime_env)
         _check_returns(self.num_returns)
         _check_count("max_retries", self.max_retries, -1)

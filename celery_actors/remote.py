@@ -47,6 +47,7 @@ from celery_actors.options import (
     MethodOptions,
     TaskOptions,
 )
+from celery_actors.placement import Destination, destination
 from celery_actors.protocol.call_options import CallOptions, encode_options
 from celery_actors.protocol.calls import CallFlag
 from celery_actors.protocol.concurrency import concurrency_of
@@ -135,6 +136,7 @@ class ActorClass(Generic[T]):
         :raises ActorAlreadyExistsError: an actor of that name lives, and ``get_if_exists`` is
             not set.
         :raises InsufficientResources: no node is large enough (e.g. not enough GPUs).
+        :raises ValueError: its placement group has no such bundle, or none is large enough.
         :raises SerializationError: the class or an argument can't be pickled.
         :raises RuntimeEnvSetupError: files of its ``runtime_env`` can't be packaged.
         """
@@ -142,6 +144,7 @@ class ActorClass(Generic[T]):
         self._constructor().check(name, args, kwargs)
         methods = self._described()
         process = require_process()
+        where = _destination(process, self._options, f"actor {name}")
         environment = self._environment(process)
         options = self._options
         detached = options.lifetime == "detached"
@@ -173,7 +176,16 @@ class ActorClass(Generic[T]):
         def encode() -> bytes:
             values = encode_arguments([(e.oid, e.blob) for e in arguments]) if arguments else b""
             creation = Creation(
-                digest, name, sequence, flags, values + payload, sys_path, concurrency, environment
+                digest,
+                name,
+                sequence,
+                flags,
+                values + payload,
+                sys_path,
+                concurrency,
+                environment,
+                where.target.group,
+                where.captures,
             )
             # Written before the actor can begin, so that a handle inside its arguments
             # can't lose its last hold on the way.
@@ -196,6 +208,7 @@ class ActorClass(Generic[T]):
                 namespace=process.namespace if options.namespace is None else options.namespace,
                 max_restarts=options.max_restarts,
                 handle=describe_class(process, actor, description),
+                target=where.target,
             )
 
         awaited = any(entry.pending for entry in arguments)
@@ -291,6 +304,11 @@ class ActorClass(Generic[T]):
         return ActorClass, (self._kind, self._options)
 
 
+def _destination(process: Process, options: ActorOptions | TaskOptions, what: str) -> Destination:
+    strategy, selector = options.scheduling_strategy, options.label_selector
+    return destination(process, strategy, selector, options.requested(), what)
+
+
 def _generates(function: Callable[..., Any]) -> bool:
     return inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
 
@@ -339,6 +357,7 @@ class RemoteFunction(Generic[P, R_co]):
         :returns: as :meth:`ActorMethod.remote <celery_actors.handle.ActorMethod.remote>`.
         :raises TypeError: the arguments don't fit the function.
         :raises InsufficientResources: no node is large enough.
+        :raises ValueError: its placement group has no such bundle, or none is large enough.
         :raises SerializationError: the function or an argument can't be pickled.
         :raises RuntimeEnvSetupError: files of its ``runtime_env`` can't be packaged.
         """
@@ -392,9 +411,11 @@ class RemoteFunction(Generic[P, R_co]):
         shape = self._shapes.get(process.job_id)
         if shape is None:
             resources = tuple(sorted(self._options.requested().items()))
+            where = _destination(process, self._options, f"task {self.__qualname__}")
             environment = process.environments.of(self._options.runtime_env)
             paths = process.environments.paths(environment, _own_paths())
-            shape = self._shapes[process.job_id] = Shape(resources, paths, environment)
+            shape = Shape(resources, paths, environment, where.target, where.captures)
+            self._shapes[process.job_id] = shape
         return shape
 
     if not TYPE_CHECKING:  # to checkers it is no callable

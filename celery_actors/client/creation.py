@@ -13,8 +13,22 @@ from celery_actors.client.holds import Hold
 from celery_actors.client.mailbox import Mailbox
 from celery_actors.client.objects import Entry
 from celery_actors.client.outbox import PendingCall
-from celery_actors.control import ActorSpec, Killed, Placement
-from celery_actors.exceptions import ActorDiedError, ActorsError, ConnectionFailed
+from celery_actors.control import (
+    ActorSpec,
+    GroupRemoved,
+    InsufficientResources,
+    Killed,
+    Placement,
+)
+from celery_actors.exceptions import (
+    ActorDiedError,
+    ActorPlacementGroupRemoved,
+    ActorsError,
+    ActorUnschedulableError,
+    ConnectionFailed,
+    TaskPlacementGroupRemoved,
+    TaskUnschedulableError,
+)
 from celery_actors.ids import mailbox_name, node_queue_name
 from celery_actors.protocol.orders import Order, OrderKind
 
@@ -25,9 +39,11 @@ __all__ = [
     "abandon_actor",
     "begin_actor",
     "create_actor",
+    "delete_mailboxes",
     "end_job",
     "kill_actor",
     "let_calls_go",
+    "order_kills",
     "order_starts",
     "own_actor",
     "provide_when_ready",
@@ -45,8 +61,21 @@ def create_actor(process: Process, spec: ActorSpec) -> str | None:
 
     :returns: the id of the actor that has the name already; then nothing was created.
     :raises InsufficientResources: no node is large enough.
+    :raises ActorUnschedulableError, TaskUnschedulableError: the one node for it is not there,
+        or too small.
+    :raises ActorPlacementGroupRemoved, TaskPlacementGroupRemoved: so was the group for it.
     """
-    creation = process.control.create(spec)
+    is_task = spec.kind == "executor"
+    try:
+        creation = process.control.create(spec)
+    except GroupRemoved as error:
+        gone = TaskPlacementGroupRemoved if is_task else ActorPlacementGroupRemoved
+        raise gone(str(error)) from error
+    except InsufficientResources as error:
+        if not spec.target.pinned:
+            raise
+        kind = TaskUnschedulableError if is_task else ActorUnschedulableError
+        raise kind(str(error)) from error
     if creation.existing is not None:
         return creation.existing
     queue = mailbox_name(bytes.fromhex(spec.actor_id))
@@ -111,6 +140,8 @@ def provide_when_ready(
             process.sender.settle_argument_errors(arguments)
             placements = process.control.provide(actor.hex(), encode()).placements
             order_starts(process, placements)
+        except GroupRemoved as error:
+            kill_actor(process, actor, str(error))
         except (ActorsError, ValueError, OSError, redis.RedisError) as error:
             died = ActorDiedError(f"actor {actor.hex()} could not be created: {error}", actor.hex())
             died.__cause__ = error
@@ -136,6 +167,13 @@ def order_starts(process: Process, placements: Iterable[Placement]) -> None:
     """Tell the nodes what was placed on them."""
     for placement in placements:
         order = Order(OrderKind.START, placement.actor_id, placement.incarnation)
+        process.order(node_queue_name(placement.node_id), order)
+
+
+def order_kills(process: Process, placements: Iterable[Placement]) -> None:
+    """Tell the nodes which processes must end."""
+    for placement in placements:
+        order = Order(OrderKind.KILL, placement.actor_id, placement.incarnation)
         process.order(node_queue_name(placement.node_id), order)
 
 
@@ -165,13 +203,11 @@ def end_job(process: Process, patience: float = 15.0) -> None:
     process.closed = True  # the background thread begins nothing more
     ended = process.control.end_caller(process.caller.hex())
     try:
-        for placement in ended.stop:
-            order = Order(OrderKind.KILL, placement.actor_id, placement.incarnation)
-            process.order(node_queue_name(placement.node_id), order)
+        order_kills(process, ended.stop)
         for actor_id in ended.stopping:
             process.order(mailbox_name(bytes.fromhex(actor_id)), Order(OrderKind.STOP, actor_id))
         order_starts(process, ended.placements)
-        process.publish(lambda mailbox: _delete_all(mailbox, ended.cancelled))
+        process.publish(lambda mailbox: delete_mailboxes(mailbox, ended.cancelled))
     except ConnectionFailed as error:
         # Every node learns from the records, with its next renewal, whom to kill.
         logger.debug("the job's end was not announced: %s", error)
@@ -202,12 +238,12 @@ def remove_lost_node(process: Process, node_id: str) -> None:
     """
     cause = "its node was lost (it did not renew its lease)"
     removal = process.control.remove_node(node_id, cause)
-    process.publish(lambda mailbox: _delete_all(mailbox, removal.dead))
+    process.publish(lambda mailbox: delete_mailboxes(mailbox, removal.dead))
     process.publish(lambda mailbox: mailbox.delete(node_queue_name(node_id)))
     order_starts(process, removal.placements)
 
 
-def _delete_all(mailbox: Mailbox, actor_ids: Iterable[str]) -> None:
+def delete_mailboxes(mailbox: Mailbox, actor_ids: Iterable[str]) -> None:
     """Delete the mailboxes of dead actors, and wait until they are gone."""
     for actor_id in actor_ids:
         mailbox.delete(mailbox_name(bytes.fromhex(actor_id)))

@@ -20,8 +20,20 @@ from celery_actors.client.creation import create_actor, kill_actor
 from celery_actors.client.objects import Entry, ObjectState
 from celery_actors.client.outbox import PendingCall
 from celery_actors.client.recovery import death_of
-from celery_actors.control import ActorSpec, CallerGone, InsufficientResources
-from celery_actors.exceptions import ActorsError, RuntimeEnvSetupError, WorkerCrashedError
+from celery_actors.control import (
+    ANYWHERE,
+    ActorSpec,
+    CallerGone,
+    InsufficientResources,
+    Target,
+)
+from celery_actors.exceptions import (
+    ActorsError,
+    RuntimeEnvSetupError,
+    TaskPlacementGroupRemoved,
+    TaskUnschedulableError,
+    WorkerCrashedError,
+)
 from celery_actors.ids import new_actor_id, object_id
 from celery_actors.protocol.calls import CallFlag
 from celery_actors.protocol.creation import Creation, encode_creation
@@ -46,12 +58,16 @@ class Shape:
 
     :ivar resources: ``(name, units of 1/10000)`` pairs, sorted.
     :ivar sys_path: where the caller finds its own modules.
+    :ivar target: where it may be placed.
+    :ivar captures: what its tasks create runs in their placement group as well.
     :ivar environment: the tasks' ``runtime_env``, together with what they inherit.
     """
 
     resources: tuple[tuple[str, int], ...]
     sys_path: tuple[str, ...] = ()
     environment: Environment = NO_ENVIRONMENT
+    target: Target = ANYWHERE
+    captures: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -177,9 +193,10 @@ class Executors:
         process = self._process
         if not pool.ready:
             return
-        for lease in pool.leases.values():
-            if lease.task is not None:
-                continue
+        idle = [lease for lease in pool.leases.values() if lease.task is None]
+        if pool.shape.target.spread:  # the one that has run nothing for longest
+            idle.sort(key=lambda lease: lease.idle_since)
+        for lease in idle:
             call = pool.ready.popleft()
             lease.task = call
             box = process.outbox(lease.actor)
@@ -241,15 +258,26 @@ class Executors:
             pool.requested[actor] = monotonic()
             self._by_executor[actor] = pool
         shape = pool.shape
-        creation = Creation("", "tasks", 0, 0, b"", shape.sys_path, environment=shape.environment)
+        creation = Creation(
+            "",
+            "tasks",
+            0,
+            0,
+            b"",
+            shape.sys_path,
+            environment=shape.environment,
+            group=shape.target.group,
+            captures=shape.captures,
+        )
         spec = ActorSpec(
             actor_id=actor.hex(),
             job_id=process.job_id,
             caller_id=process.caller.hex(),
             kind="executor",
             class_name="tasks",
-            resources=dict(pool.shape.resources),
+            resources=dict(shape.resources),
             blob=encode_creation(process.signer, actor, creation),
+            target=shape.target,
         )
         try:
             create_actor(process, spec)
@@ -320,6 +348,11 @@ class Executors:
                 self._request(pool)
         except CallerGone as error:  # the next renewal of the lease acts on it
             logger.debug("no executor was asked for: %s", error)
+        except (TaskUnschedulableError, TaskPlacementGroupRemoved) as error:
+            with self._process.lock:
+                self._fail_ready(pool, error)
+            self._process.run_after()
+            self._process.listener.wake_all()
         except InsufficientResources as error:
             # There was a node when the tasks were submitted, and there may be again.
             if not pool.short:

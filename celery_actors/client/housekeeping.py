@@ -196,6 +196,7 @@ class Housekeeping:
                 process.flush()
                 process.recovery.run()
                 process.executors.tick(now)
+                process.groups.run(now)
                 self._release_carried()
                 self._release_values()
                 self._resend(now)
@@ -214,6 +215,7 @@ class Housekeeping:
             self._heartbeat_due,
             process.recovery.next_due,
             process.executors.next_due,
+            process.groups.next_due,
         ]
         if process.driver and not process.closed:
             due.append(self._lease_due)

@@ -20,6 +20,7 @@ from typing import Any
 from celery_actors.client.current import closing
 from celery_actors.client.environments import Environments
 from celery_actors.client.executors import Executors
+from celery_actors.client.groups import Groups
 from celery_actors.client.holds import Hold, HoldTable
 from celery_actors.client.housekeeping import Housekeeping
 from celery_actors.client.identity import after_fork
@@ -142,6 +143,7 @@ class Process:
         channel = self.results.channel(self.caller.hex())
         self.replies = Replies(self.redis, channel, f"{self.settings.prefix}cluster")
         self.executors = Executors(self)
+        self.groups = Groups(self)
         self.recovery = Recovery(self)
         self.housekeeping = Housekeeping(self)
         if not keep_listener:

@@ -117,6 +117,8 @@ class Recovery:
             self._checks.add(text)
         elif kind == b"C":  # a caller has ended
             self._owner_ended(bytes.fromhex(text))
+        elif kind == b"P":  # a placement group has changed
+            process.groups.changed(text)
         elif kind == b"R":  # somebody waits for resources
             process.executors.reclaim()
         elif kind == b"N" and process.driver and process.beside is None:  # a node came or went

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import cast
 
 from celery_actors.control.answers import Answer, milliseconds, seconds
-from celery_actors.control.errors import CallerGone, InsufficientResources, shortage
+from celery_actors.control.errors import CallerGone, InsufficientResources, removed, shortage
 from celery_actors.control.records import (
     RECORD_FIELDS,
     WHOLE,
@@ -24,6 +24,7 @@ from celery_actors.control.records import (
 )
 from celery_actors.control.scripts import Scripts
 from celery_actors.control.states import ActorState
+from celery_actors.control.targets import shape_text
 
 
 class Actors:
@@ -56,6 +57,8 @@ class Actors:
             return Creation(False, (), answer.get("existing"))
         if answer.flag("gone"):
             raise CallerGone(f"caller {spec.caller_id} is not registered or has been ended")
+        if answer.get("removed"):
+            raise removed(answer.get("removed"))
         if answer.get("short"):
             raise _shortage(spec, answer.get("short"))
         return Creation(answer.flag("placed"), answer.placements())
@@ -63,6 +66,8 @@ class Actors:
     def provide(self, actor_id: str, blob: bytes) -> Creation:
         """See :meth:`Control.provide`."""
         answer = Answer(self._scripts.run("provide", actor_id, blob))
+        if answer.get("removed"):
+            raise removed(answer.get("removed"))
         return Creation(answer.flag("placed"), answer.placements())
 
     def named(self, namespace: str, name: str) -> NamedActor | None:
@@ -172,16 +177,7 @@ def _shape(spec: ActorSpec) -> str:
         raise ValueError(
             f"{spec.class_name}: {gpus / WHOLE:g} GPUs: more than one must be a whole number"
         )
-    return json.dumps(
-        {
-            "want": {kind: str(amount) for kind, amount in want.items()},
-            "node": spec.node_affinity,
-            "soft": spec.soft_affinity,
-            "spread": spec.spread,
-        },
-        sort_keys=True,
-        separators=(",", ":"),
-    )
+    return shape_text(want, spec.target)
 
 
 def _wanted(shape: str) -> dict[str, int]:
@@ -196,7 +192,7 @@ def _shortage(spec: ActorSpec, short: Mapping[str, object]) -> InsufficientResou
         {kind: amount for kind, amount in spec.resources.items() if amount},
         _numbers(short["best"]),
         _numbers(short["cluster"]),
-        None if spec.soft_affinity else spec.node_affinity,
+        spec.target,
         cast("list[str]", short["names"]),
         known=bool(short["named"]),
     )

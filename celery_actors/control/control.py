@@ -8,6 +8,7 @@ import redis
 
 from celery_actors.control.actors import Actors
 from celery_actors.control.callers import Callers, Jobs
+from celery_actors.control.groups import Groups
 from celery_actors.control.holds import Holds
 from celery_actors.control.nodes import Nodes
 from celery_actors.control.observations import Observations
@@ -18,6 +19,9 @@ from celery_actors.control.records import (
     Creation,
     EndedCaller,
     Expired,
+    GroupRecord,
+    GroupRemoval,
+    GroupSpec,
     JobMetrics,
     JobRecord,
     Killed,
@@ -52,6 +56,7 @@ class Control:
         self._jobs = Jobs(scripts)
         self._actors = Actors(scripts)
         self._holds = Holds(scripts)
+        self._groups = Groups(scripts)
         self._packages = Packages(scripts)
         self._observations = Observations(scripts)
 
@@ -201,11 +206,15 @@ class Control:
 
         :raises InsufficientResources: no node has as much, even with nothing running.
         :raises CallerGone: the caller is not registered.
+        :raises GroupRemoved: it is to run in a placement group that is no more.
         """
         return self._actors.create(spec)
 
     def provide(self, actor_id: str, blob: bytes) -> Creation:
-        """Bring what an actor was created without: it is placed, or waits in the line."""
+        """Bring what an actor was created without: it is placed, or waits in the line.
+
+        :raises GroupRemoved: it was to run in a placement group that is no more.
+        """
         return self._actors.provide(actor_id, blob)
 
     def named_actor(self, namespace: str, name: str) -> NamedActor | None:
@@ -282,8 +291,39 @@ class Control:
         return self._actors.sweep_unstarted(older_than)
 
     def waiting(self) -> int:
-        """Return how many requests wait for resources."""
+        """Return how many requests wait for resources: actors and placement groups."""
         return self._actors.waiting()
+
+    # Placement groups
+
+    def create_group(self, spec: GroupSpec) -> None:
+        """Create a placement group: all bundles are reserved at once, or it waits in the line.
+
+        One that no nodes are large enough for waits, too: there may be others later.
+
+        :raises GroupNameTaken: another group has the name.
+        :raises CallerGone: the caller is not registered.
+        """
+        self._groups.create(spec)
+
+    def group(self, group_id: str) -> GroupRecord | None:
+        """Return a placement group; None when unknown, or removed for long."""
+        return self._groups.read(group_id)
+
+    def groups(self) -> list[GroupRecord]:
+        """Return all placement groups, those removed a short while ago among them."""
+        return self._groups.all()
+
+    def named_group(self, namespace: str, name: str) -> str | None:
+        """Return the id of the placement group of that name."""
+        return self._groups.named(namespace, name)
+
+    def remove_group(self, group_id: str, cause: str) -> GroupRemoval:
+        """Remove a placement group; what runs in it, or waits for it, is dead of ``cause``.
+
+        What nothing runs on is free at once, the rest when the processes are reaped.
+        """
+        return self._groups.remove(group_id, cause)
 
     # Holds
 

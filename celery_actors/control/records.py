@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from celery_actors.control.states import ActorState, ray_name
+from celery_actors.control.states import ActorState, GroupState, ray_name
+from celery_actors.control.targets import ANYWHERE, LabelRule, Target
 
 ActorKind = Literal["actor", "executor"]
 
@@ -40,6 +41,23 @@ RECORD_FIELDS = (
     "restarts",
     "max_restarts",
 )
+
+
+# The same of a placement group.
+GROUP_FIELDS = (
+    "state",
+    "name",
+    "namespace",
+    "job",
+    "detached",
+    "shape",
+    "nodes",
+    "created",
+    "placed",
+    "since",
+)
+
+GroupStrategy = Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +151,59 @@ class NodeRemoval:
 
 
 @dataclass(frozen=True, slots=True)
+class GroupSpec:
+    """A placement group to be created.
+
+    :ivar creator_actor: the actor that creates it, if one does.
+    :ivar bundles: what each reserves.
+    :ivar labels: for each bundle what its node's labels must be; empty: nothing for any.
+    :ivar name: unique in ``namespace`` among groups that are not removed; empty: none.
+    """
+
+    group_id: str
+    job_id: str
+    caller_id: str
+    bundles: tuple[Mapping[str, int], ...]
+    strategy: GroupStrategy = "PACK"
+    labels: tuple[tuple[LabelRule, ...], ...] = ()
+    name: str = ""
+    namespace: str = ""
+    detached: bool = False
+    creator_actor: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class GroupRecord:
+    """A placement group as the cluster knows it.
+
+    :ivar node_ids: for each bundle its node; ``None``: it is not reserved (any more).
+    :ivar placed_at: when all bundles were last reserved.
+    """
+
+    group_id: str
+    state: GroupState
+    name: str
+    namespace: str
+    job_id: str
+    detached: bool
+    strategy: GroupStrategy
+    bundles: tuple[Mapping[str, int], ...]
+    node_ids: tuple[str | None, ...]
+    created_at: float
+    placed_at: float | None
+    state_since: float
+
+
+@dataclass(frozen=True, slots=True)
+class GroupRemoval:
+    """What follows from the removal of a group: as :class:`EndedCaller`."""
+
+    stop: tuple[Placement, ...] = ()
+    cancelled: tuple[str, ...] = ()
+    placements: tuple[Placement, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Expired:
     """Ids whose leases have ended by Redis's clock."""
 
@@ -187,9 +258,7 @@ class ActorSpec:
     namespace: str = ""
     max_restarts: int = 0
     handle: bytes = b""
-    node_affinity: str | None = None
-    soft_affinity: bool = False
-    spread: bool = False
+    target: Target = ANYWHERE
 
 
 @dataclass(frozen=True, slots=True)

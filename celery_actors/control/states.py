@@ -1,7 +1,7 @@
-"""The states of actors and nodes, and what may follow what.
+"""The states of actors, nodes and placement groups, and what may follow what.
 
-The scripts get :data:`ACTOR_TRANSITIONS` prepended and refuse any other change, so that
-this table is the only place to read and the only place to alter.
+The scripts get :data:`ACTOR_TRANSITIONS` and :data:`GROUP_TRANSITIONS` prepended and refuse
+any other change, so that these tables are the only place to read and the only place to alter.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Literal
 
 ActorState = Literal["UNREADY", "PENDING", "PLACED", "STARTING", "ALIVE", "STOPPING", "DEAD"]
 NodeState = Literal["LIVE", "GONE"]
+GroupState = Literal["PENDING", "CREATED", "RESCHEDULING", "REMOVED"]
 
 ACTOR_TRANSITIONS: Mapping[ActorState, frozenset[ActorState]] = {
     # Arguments of its constructor are still being made; it asks for no resources yet.
@@ -34,6 +35,17 @@ NODE_TRANSITIONS: Mapping[NodeState, frozenset[NodeState]] = {
     "LIVE": frozenset({"GONE"}),
     # Removed.  A node worker that starts again takes a new id, so this is final too.
     "GONE": frozenset(),
+}
+
+GROUP_TRANSITIONS: Mapping[GroupState, frozenset[GroupState]] = {
+    # Waits for resources: all of its bundles are reserved, or none.
+    "PENDING": frozenset({"CREATED", "REMOVED"}),
+    # All bundles are reserved.
+    "CREATED": frozenset({"RESCHEDULING", "REMOVED"}),
+    # Bundles were lost with their nodes; they wait for resources, the others are as they were.
+    "RESCHEDULING": frozenset({"CREATED", "REMOVED"}),
+    # Over, and what ran in it.
+    "REMOVED": frozenset(),
 }
 
 RAY_NAMES: Mapping[ActorState, str] = {

@@ -43,6 +43,8 @@ class Creation:
     :ivar sys_path: where the creator finds its own modules.
     :ivar concurrency: how many of its calls run at a time, and how.
     :ivar environment: its ``runtime_env``, together with what it inherits.
+    :ivar group: the placement group in which it runs; empty: none.
+    :ivar captures: what it creates runs in that group as well, unless it says otherwise.
     """
 
     class_digest: str
@@ -53,6 +55,8 @@ class Creation:
     sys_path: tuple[str, ...]
     concurrency: Concurrency = SERIAL
     environment: Environment = NO_ENVIRONMENT
+    group: str = ""
+    captures: bool = False
 
 
 def encode_creation(signer: Signer, actor: bytes, creation: Creation) -> bytes:

@@ -34,6 +34,7 @@ from celery_actors.worker.children import Child, Children
 from celery_actors.worker.environment_cache import EnvironmentCache
 from celery_actors.worker.environments import report_failure, unstarted
 from celery_actors.worker.janitor import Janitor
+from celery_actors.worker.labels import node_labels
 from celery_actors.worker.launch import Launch
 from celery_actors.worker.postman import Postman
 from celery_actors.worker.recorder import forget_recorder, interrupted_calls
@@ -73,7 +74,8 @@ class NodeAgent:
         self.name = name or f"{self.host}-{self.node_id[:6]}"
         self.queue = node_queue_name(self.node_id)
         self._resources = resources
-        self._labels = {**(labels or {}), **whereabouts(settings)}
+        given = node_labels(self.node_id, resources.gpus, labels or {})
+        self._labels = {**given, **whereabouts(settings)}
         self._send_events = send_events
         self._log_dir = log_dir
         self._on_lease_lost = on_lease_lost

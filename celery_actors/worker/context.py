@@ -15,6 +15,8 @@ class Assignment:
 
     :ivar restarts: how often the actor was begun again.
     :ivar runtime_env: what it inherits together with its own, as users write it.
+    :ivar group: the placement group in which it runs; empty: none.
+    :ivar captures: what it creates runs in that group as well, unless it says otherwise.
     """
 
     gpu_ids: tuple[int, ...] = ()
@@ -24,6 +26,8 @@ class Assignment:
     actor_name: str = ""
     restarts: int = 0
     runtime_env: Mapping[str, Any] = field(default_factory=dict)
+    group: str = ""
+    captures: bool = False
 
 
 _assignment = Assignment()

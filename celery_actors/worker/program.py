@@ -130,6 +130,8 @@ class ActorProcess:
                 actor_name=launch.actor_name,
                 restarts=launch.restarts,
                 runtime_env=creation.environment.as_runtime_env(),
+                group=creation.group,
+                captures=creation.captures,
             )
         )
         self._process.environments.inherit(creation.environment, paths)

@@ -69,8 +69,9 @@ def start_node(
         num_gpus: float | None = None,
         resources: Mapping[str, float] | None = None,
         env: Mapping[str, str] | None = None,
+        labels: Mapping[str, str] | None = None,
     ) -> subprocess.Popen[bytes]:
-        options = NodeOptions(name, num_cpus, num_gpus, resources or {})
+        options = NodeOptions(name, num_cpus, num_gpus, resources or {}, labels=labels or {})
         log = logs / f"{name or 'node'}-{len(started)}.log"
         command = [sys.executable, "-m", "celery", "-A", "celery_actors", "worker"]
         with log.open("wb") as output:

@@ -24,7 +24,8 @@ BELOW = {
     "config": {"exceptions"},
     "store": {"config", "control", "exceptions", "ids", "protocol", "serialization"},
     "runtime_env": set[str](),
-    "options": {"runtime_env"},
+    "scheduling": {"control"},
+    "options": {"runtime_env", "scheduling"},
     "signatures": set[str](),
     "client": {
         "config",

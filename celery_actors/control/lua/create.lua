@@ -16,13 +16,17 @@ if name ~= '' then
 end
 
 local shape = parse_shape(shape_text)
-local able = #live_nodes() == 0
+if shape.group then
+  local group = read_group(shape.group)
+  if not group or group.state == 'REMOVED' then return cjson.encode({ removed = shape.group }) end
+end
+local able = shape.group or #live_nodes() == 0
 for _, node in ipairs(live_nodes()) do able = able or eligible(node, shape) end
 if not able then
   local short = { best = {}, cluster = {}, named = {}, names = {} }
   for _, node in ipairs(live_nodes()) do
     add(short.names, node.name)
-    if not shape.node or shape.soft or is_named(node, shape) then
+    if is_allowed(node, shape) then
       add(short.named, node.name)
       for asked in pairs(shape.want) do
         local total = node.total[asked] or 0

@@ -9,6 +9,13 @@ for _, id in ipairs(call('ZRANGE', key.job_dead(job), 0, -1)) do
     call('ZREM', key.actors, id)
   end
 end
+for _, id in ipairs(call('SMEMBERS', key.job_groups(job))) do
+  if call('HGET', key.group(id), 'state') == 'REMOVED' then
+    call('DEL', key.group(id))
+    call('SREM', key.job_groups(job), id)
+    call('ZREM', key.groups, id)
+  end
+end
 if call('EXISTS', key.job_actors(job)) == 1 then
   call('HSET', key.job(job), 'forgotten', now)
 else

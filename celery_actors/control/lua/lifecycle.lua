@@ -1,3 +1,4 @@
+-- needs: groups
 -- How actors, callers and jobs end. Needs base.lua, placement.lua and holding.lua.
 
 local KEEP_DEAD_MS = 600000
@@ -139,6 +140,7 @@ local function end_job(job)
       die(actor, 'its job ended: the driver is gone')
     end
   end
+  close_groups_of_job(job, die)
   drop_owned(job, settled)
 end
 
@@ -153,6 +155,7 @@ local function end_caller(id)
     tell_all('C' .. id)
     -- The job's own actors first: they are to be killed, not left to drain.
     if record[3] == '1' then end_job(record[1]) end
+    close_groups_of_caller(id, record[1], die)
   end
   drop_owned(id, settled)
   if call('EXISTS', key.owned(id)) == 1 then

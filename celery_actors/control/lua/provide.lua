@@ -4,6 +4,11 @@
 local id, blob = ARGV[3], ARGV[4]
 local actor = read_actor(id)
 if actor and actor.state == 'UNREADY' then
+  local shape = parse_shape(actor.shape)
+  local group = shape.group and read_group(shape.group)
+  if shape.group and (not group or group.state == 'REMOVED') then
+    return cjson.encode({ removed = shape.group })
+  end
   move(actor, 'PENDING', 'blob', blob)
   wait_for_node(actor)
   place_waiting()

@@ -7,7 +7,7 @@ if call('EXISTS', key.node(id)) == 0 then return answer() end
 local name = call('HGET', key.node(id), 'name')
 local reservations = call('HGETALL', key.reservations(id))
 call('ZREM', key.nodes, id) -- first of all: nothing is placed on it from here on
-known_nodes = nil
+forget_rooms()
 if call('HGET', key.node_names, name) == id then call('HDEL', key.node_names, name) end
 for i = 1, #reservations, 2 do
   local actor = read_actor(cjson.decode(reservations[i + 1]).actor)
@@ -29,6 +29,17 @@ for i = 1, #reservations, 2 do
     bury(actor)
   end
 end
+-- What may run on this node alone waits in vain from here on: no other will have its id.
+for _, text in ipairs(call('SMEMBERS', key.shapes)) do
+  local shape = parse_shape(text)
+  if shape.node == id and not shape.soft then
+    for _, waiting in ipairs(call('ZRANGE', key.waiting(text), 0, -1)) do
+      die(read_actor(waiting), cause)
+      add(out.died, waiting)
+    end
+  end
+end
+lose_bundles(id)
 local callers = call('SMEMBERS', key.node_callers(id))
 call('DEL', key.node(id), key.reservations(id), key.node_callers(id))
 for _, caller in ipairs(callers) do end_caller(caller) end
