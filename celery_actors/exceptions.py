@@ -23,14 +23,23 @@ __all__ = [
     "GetTimeoutError",
     "GroupNameTaken",
     "InsufficientResources",
+    "NodeDiedError",
     "NodeNameTaken",
+    "ObjectFetchTimedOutError",
+    "ObjectFreedError",
     "ObjectLostError",
+    "ObjectReconstructionFailedError",
+    "ObjectStoreFullError",
+    "OutOfDiskError",
+    "OutOfMemoryError",
     "OwnerDiedError",
     "PendingCallsLimitExceeded",
     "PlacementGroupRemoved",
     "RayActorError",
     "RayError",
+    "RaySystemError",
     "RayTaskError",
+    "ReferenceCountingAssertionError",
     "RuntimeEnvSetupError",
     "SerializationError",
     "TamperedError",
@@ -115,6 +124,41 @@ class ObjectLostError(ActorsError):
 
 class OwnerDiedError(ObjectLostError):
     """The process that made the call is gone and the call never ran."""
+
+
+class ObjectFetchTimedOutError(ObjectLostError):
+    """The value lies on another node, which did not send it in time."""
+
+
+# What Ray's programs name in `except`, and nothing here raises.
+
+
+class ObjectFreedError(ObjectLostError):
+    """Ray: the value was freed by hand, which can't be done here."""
+
+
+class ObjectReconstructionFailedError(ObjectLostError):
+    """Ray: the value was lost and could not be made again; here nothing tries to yet."""
+
+
+class ReferenceCountingAssertionError(ObjectLostError, AssertionError):
+    """Ray: the value was deleted though a ref to it was left."""
+
+
+class ObjectStoreFullError(ActorsError):
+    """Ray: no room for a value; here it goes to disk instead."""
+
+
+class OutOfDiskError(ActorsError):
+    """Ray: no room for a value on disk; here the system's own OSError says so."""
+
+
+class OutOfMemoryError(ActorsError):
+    """Ray: a process was killed for its memory; here the kernel's kill is an actor's death."""
+
+
+class NodeDiedError(ActorsError):
+    """Ray: a node died under a task; here the task runs elsewhere, or crashed."""
 
 
 class ActorError(ActorsError):
@@ -207,4 +251,5 @@ def _rebuild(function_name: str, traceback: str, cause: BaseException | None) ->
 
 
 RayActorError = ActorError
+RaySystemError = ConnectionFailed
 RayTaskError = TaskError

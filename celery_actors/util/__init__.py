@@ -19,6 +19,7 @@ _PLACES = {
     "as_completed": "celery_actors.util.completion",
     "get_node_ip_address": "celery_actors.util.addresses",
     "inspect_serializability": "celery_actors.util.check_serialize",
+    "list_named_actors": "celery_actors.util.named_actors",
     "map_unordered": "celery_actors.util.completion",
 }
 
@@ -29,6 +30,7 @@ __all__ = [
     "get_node_ip_address",
     "get_placement_group",
     "inspect_serializability",
+    "list_named_actors",
     "map_unordered",
     "placement_group",
     "placement_group_table",
