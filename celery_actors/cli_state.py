@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["get", "list_", "metrics", "summary"]
 
-_KINDS = ("actors", "jobs", "nodes", "tasks", "workers")
+_KINDS = ("actors", "jobs", "nodes", "placement-groups", "tasks", "workers")
 _FORMATS = ("table", "json", "yaml")
 
 
@@ -68,7 +68,7 @@ def list_(
     from celery_actors import state
     from celery_actors.state.filters import parse_filter
 
-    listing = getattr(state, f"list_{kind}")
+    listing = getattr(state, f"list_{kind.replace('-', '_')}")
     with _explained():
         states: list[StateSchema] = listing(
             address, [parse_filter(text) for text in filters], limit, timeout, detail, False
@@ -94,7 +94,7 @@ def get(kind: str, id_: str, form: str, address: str | None, timeout: float) -> 
     from celery_actors import state
 
     with _explained():
-        found = getattr(state, f"get_{kind[:-1]}")(id_, address, timeout)
+        found = getattr(state, f"get_{kind[:-1].replace('-', '_')}")(id_, address, timeout)
     if found is None:
         raise click.ClickException(f"there is no {kind[:-1]} {id_} (any more)")
     several = [each.asdict() for each in (found if isinstance(found, list) else [found])]

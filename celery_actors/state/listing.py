@@ -6,11 +6,18 @@ import uuid
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
-from celery_actors.control import ActorRecord, JobRecord, NodeRecord
+from celery_actors.control import ActorRecord, GroupRecord, JobRecord, NodeRecord
 from celery_actors.control.records import WHOLE
 from celery_actors.protocol.reports import CallReport
 from celery_actors.state.filters import Filter, check_filters, matching
-from celery_actors.state.schema import ActorState, JobState, NodeState, TaskState, WorkerState
+from celery_actors.state.schema import (
+    ActorState,
+    JobState,
+    NodeState,
+    PlacementGroupState,
+    TaskState,
+    WorkerState,
+)
 from celery_actors.state.source import Source, open_source
 from celery_actors.state.tasks import milliseconds, task_states
 
@@ -20,11 +27,13 @@ __all__ = [
     "get_actor",
     "get_job",
     "get_node",
+    "get_placement_group",
     "get_task",
     "get_worker",
     "list_actors",
     "list_jobs",
     "list_nodes",
+    "list_placement_groups",
     "list_tasks",
     "list_workers",
 ]
@@ -133,6 +142,25 @@ def list_jobs(
     return matching([_job(record) for record in records], checked, limit, detail)
 
 
+def list_placement_groups(
+    address: str | None = None,
+    filters: Sequence[Filter] | None = None,
+    limit: int = DEFAULT_LIMIT,
+    timeout: float = DEFAULT_TIMEOUT,
+    detail: bool = False,
+    raise_on_missing_output: bool = True,
+) -> list[PlacementGroupState]:
+    """Return the placement groups, also those removed a short while ago, the newest first.
+
+    See :func:`list_actors`.
+    """
+    del timeout, raise_on_missing_output
+    checked = check_filters(PlacementGroupState, filters)
+    with open_source(address) as source:
+        records = sorted(source.control.groups(), key=lambda record: -record.created_at)
+    return matching([_group(record) for record in records], checked, limit, detail)
+
+
 def list_workers(
     address: str | None = None,
     filters: Sequence[Filter] | None = None,
@@ -194,6 +222,18 @@ def get_job(
     return _only(list_jobs(address, [("job_id", "=", id)], timeout=timeout, detail=True))
 
 
+def get_placement_group(
+    id: str,  # noqa: A002 - Ray's name
+    address: str | None = None,
+    timeout: float = DEFAULT_TIMEOUT,
+) -> PlacementGroupState | None:
+    """Return a placement group; ``None``: there is none, or it was removed long ago."""
+    found = list_placement_groups(
+        address, [("placement_group_id", "=", id)], timeout=timeout, detail=True
+    )
+    return _only(found)
+
+
 def get_worker(
     id: str,  # noqa: A002 - Ray's name
     address: str | None = None,
@@ -248,15 +288,15 @@ def _actor(record: ActorRecord) -> ActorState:
         class_name=record.class_name,
         state=record.ray_state,
         job_id=record.job_id,
-        name=getattr(record, "name", None) or None,
+        name=record.name or None,
         node_id=record.node_id,
         pid=record.pid,
-        ray_namespace=getattr(record, "namespace", None) or None,
+        ray_namespace=record.namespace or None,
         required_resources=_amounts(record.resources.items()),
         gpu_ids=list(record.gpu_ids),
         death_cause=_death_cause(record) if dead else None,
         is_detached=record.detached,
-        num_restarts=getattr(record, "restarts", 0),
+        num_restarts=record.restarts,
         start_time_ms=milliseconds(record.created_at),
         end_time_ms=milliseconds(record.state_since) if dead else None,
     )
@@ -272,6 +312,23 @@ def _death_cause(record: ActorRecord) -> dict[str, dict[str, object]]:
     }
     failed = "creation_task_failure_context" if record.error else "actor_died_error_context"
     return {failed: context}
+
+
+def _group(record: GroupRecord) -> PlacementGroupState:
+    return PlacementGroupState(
+        placement_group_id=record.group_id,
+        name=record.name,
+        creator_job_id=record.job_id,
+        state=record.state,
+        strategy=record.strategy,
+        bundles=[
+            {"bundle_index": index, "node_id": node, "unit_resources": _amounts(bundle.items())}
+            for index, (bundle, node) in enumerate(
+                zip(record.bundles, record.node_ids, strict=True)
+            )
+        ],
+        is_detached=record.detached,
+    )
 
 
 def _unready(job_id: str, call: CallReport) -> ActorState:

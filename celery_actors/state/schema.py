@@ -10,6 +10,7 @@ __all__ = [
     "ActorState",
     "JobState",
     "NodeState",
+    "PlacementGroupState",
     "StateSchema",
     "TaskState",
     "WorkerState",
@@ -136,6 +137,23 @@ class NodeState(StateSchema):
     pid: int | None = field(default=None, metadata=_DETAIL)
     start_time_ms: int | None = field(default=None, metadata=_DETAIL)
     end_time_ms: int | None = field(default=None, metadata=_DETAIL)
+
+
+@dataclass
+class PlacementGroupState(StateSchema):
+    """A placement group.
+
+    :ivar state: ``PENDING``, ``CREATED``, ``RESCHEDULING`` (a node of it was lost), ``REMOVED``.
+    :ivar bundles: of each the index, the node (``None``: not reserved) and the resources.
+    """
+
+    placement_group_id: str
+    name: str
+    creator_job_id: str
+    state: str
+    strategy: str
+    bundles: list[dict[str, Any]] | None = field(default=None, metadata=_DETAIL)
+    is_detached: bool | None = field(default=None, metadata=_DETAIL)
 
 
 @dataclass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import time
 from typing import Any
 
@@ -13,15 +14,18 @@ from waiting import record_of, wait_for_state, wait_until, wait_until_alive
 import celery_actors as ray
 from celery_actors.handle import actor_id_of
 from celery_actors.session import SessionInfo
+from celery_actors.util import placement_group, remove_placement_group
 from celery_actors.util.state import (
     get_actor,
     get_job,
     get_node,
+    get_placement_group,
     get_task,
     get_worker,
     list_actors,
     list_jobs,
     list_nodes,
+    list_placement_groups,
     list_tasks,
     list_workers,
     summarize_actors,
@@ -360,3 +364,20 @@ def test_the_timeline_shows_what_ran(cluster: SessionInfo, tmp_path: Any) -> Non
     assert ray.timeline(str(file)) is None
     written = json.loads(file.read_text())
     assert added.task_id() in {event["args"].get("task_id") for event in written}
+
+
+def test_names_restarts_and_placement_groups(cluster: SessionInfo) -> None:
+    named = Till.options(name="listed", max_restarts=1).remote()
+    ray.get(named.pid.remote())
+    (found,) = list_actors(filters=[("name", "=", "listed")], detail=True)
+    assert (found.state, found.num_restarts) == ("ALIVE", 0)
+    os.kill(ray.get(named.pid.remote()), signal.SIGKILL)
+    assert ray.get(named.pid.remote(), timeout=30) != found.pid
+    assert get_actor(found.actor_id).num_restarts == 1  # type: ignore[union-attr]
+    group = placement_group([{"CPU": 1}], name="reserved")
+    assert group.wait(30)
+    (listed,) = list_placement_groups(filters=[("name", "=", "reserved")], detail=True)
+    assert (listed.state, listed.strategy) == ("CREATED", "PACK")
+    assert listed.bundles[0]["unit_resources"] == {"CPU": 1.0}  # type: ignore[index]
+    assert get_placement_group(listed.placement_group_id) == listed
+    remove_placement_group(group)
