@@ -48,6 +48,7 @@ def test_begun_again_on_another_node(
         retried = Log.options(max_task_retries=1, **options).remote()
         ray.get(retried.count.remote())
     was = node_of(actor)
+    pids = ray.get([actor.pid.remote(), retried.pid.remote()])
     raises = actor.hold.remote(str(started), str(gate))
     again = retried.hold.remote(str(tmp_path / "started2"), str(gate))
     behind = [actor.append.remote(str(log), n) for n in range(200)]
@@ -55,6 +56,7 @@ def test_begun_again_on_another_node(
     wait_until((tmp_path / "started2").exists, "the other call to run")
     os.kill(nodes[was].pid, signal.SIGKILL)
     nodes[was].wait()
+    wait_gone(pids, 5, "the processes of a killed node worker")
     gate.touch()
     with pytest.raises(ActorUnavailableError, match="was interrupted by the death"):
         ray.get(raises, timeout=LEASE + 2 * DETECTION)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
-from leftovers import shared_memory_files, wait_for_none
+from leftovers import forget_expiring, shared_memory_files, wait_for_none
 from waiting import wait_until
 
 import celery_actors
@@ -47,6 +47,7 @@ def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
     before = shared_memory_files(cluster)
     yield
     left = wait_for_none(cluster, before, LEFT_SECONDS)
+    forget_expiring(cluster)
     if left:
         names = "\n  ".join(left)
         pytest.fail(f"{LEFT_SECONDS:.0f} s after {module.name} there is left:\n  {names}")
