@@ -56,8 +56,7 @@ logger = logging.getLogger(__name__)
 
 _BROKER_PATIENCE = 30.0
 
-_MOST_WINDOWS = 64
-_WINDOW_PATIENCE = 2.0
+_PENDING = ObjectState.PENDING
 
 
 class Process:
@@ -265,7 +264,8 @@ class Process:
         try:
             return self.codec.load(entry.oid, blob, entry.verified)
         finally:
-            self.keep_borrowed()
+            if self._borrowed:
+                self.keep_borrowed()
 
     def future(self, entry: Entry) -> Future[Any]:
         """Return a future of the value; the background thread completes it."""
@@ -312,10 +312,12 @@ class Process:
                 if missing
                 else f"the objects were not there after {timeout:g} s"
             )
+        stored = []
         for entry in entries:
             if entry.failed:
                 self.load(entry)
-        stored = [e for e in entries if e.state is ObjectState.STORED and e.blob is None]
+            elif entry.blob is None:
+                stored.append(entry)
         if stored:
             for entry, blob in zip(
                 stored, self.results.fetch([e.oid for e in stored]), strict=True
@@ -438,8 +440,9 @@ class Process:
                 if entry is None:
                     self.streams.arrived(task, index, state, value)
                     continue
-                entry.verified = value is not None and entry.pending
-                objects.settle(entry, state, value)
+                if entry.state is _PENDING:
+                    entry.verified = value is not None
+                    objects.settle(entry, state, value)
                 if entry.refs <= 0:
                     self.housekeeping.discard(entry)
             if box is not None:
