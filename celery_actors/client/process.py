@@ -312,18 +312,23 @@ class Process:
                 if missing
                 else f"the objects were not there after {timeout:g} s"
             )
-        stored = []
+        without = [entry for entry in entries if entry.blob is None]
+        if without:
+            self._fetch(entries, without)
+        return [self.load(entry) for entry in entries]
+
+    def _fetch(self, entries: Sequence[Entry], without: Sequence[Entry]) -> None:
+        """Read from the store what is not here.
+
+        :raises: what the first call that failed raised; others may then still be under way.
+        """
         for entry in entries:
             if entry.failed:
                 self.load(entry)
-            elif entry.blob is None:
-                stored.append(entry)
-        if stored:
-            for entry, blob in zip(
-                stored, self.results.fetch([e.oid for e in stored]), strict=True
-            ):
-                entry.blob = blob
-        return [self.load(entry) for entry in entries]
+        stored = [entry for entry in without if entry.state is ObjectState.STORED]
+        blobs = self.results.fetch([entry.oid for entry in stored])
+        for entry, blob in zip(stored, blobs, strict=True):
+            entry.blob = blob
 
     def _wait(
         self, entries: Sequence[Entry], count: int, timeout: float | None, fail_fast: bool
