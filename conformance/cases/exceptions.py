@@ -200,13 +200,30 @@ def caught_in_a_task(ray):
     assert ray.get(outer.remote()) == "caught"
 
 
-@case("What get() raised can be pickled and is the same afterwards")
+@case(
+    "What get() raised can be given to a task, as an argument",
+    better="It also goes through plain pickle, as loggers and other libraries use it.",
+)
+def error_travels(ray):
+    with raises(ValueError) as raised:
+        ray.get(_failing(ray).remote().fail.remote(ValueError("travels")))
+
+    @ray.remote
+    def look(error):
+        return isinstance(error, ValueError), str(error)
+
+    is_one, text = ray.get(look.remote(raised.value))
+    assert is_one
+    assert "travels" in text
+
+
+@error_travels.ours
 def error_pickles(ray):
     with raises(ValueError) as raised:
         ray.get(_failing(ray).remote().fail.remote(ValueError("travels")))
     again = pickle.loads(pickle.dumps(raised.value))
+    assert isinstance(again, ValueError)
     assert isinstance(again, ray.exceptions.RayTaskError)
-    assert "travels" in str(again)
 
 
 @case("An error of get() can be raised again by a task and keeps its class")

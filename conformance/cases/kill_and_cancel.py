@@ -58,13 +58,38 @@ def kill_waiting(ray):
             ray.get(ref)
 
 
-@case("A call after kill() raises ActorDiedError at get()")
+@case(
+    "Calls to an actor that kill() has ended raise ActorDiedError at get()",
+    better="That goes for every call made after kill(); in Ray one may still run.",
+)
 def call_after_kill(ray):
     worker = _worker(ray).remote()
     ray.get(worker.read.remote())
     ray.kill(worker)
+    _wait_until_dead(ray, worker)
     with raises(ray.exceptions.ActorDiedError):
         ray.get(worker.read.remote())
+
+
+@call_after_kill.ours
+def no_call_after_kill_runs(ray):
+    for _ in range(4):
+        worker = _worker(ray).remote()
+        ray.get(worker.read.remote())
+        ray.kill(worker)
+        with raises(ray.exceptions.ActorDiedError):
+            ray.get(worker.read.remote())
+
+
+def _wait_until_dead(ray, worker):
+    def dead():
+        try:
+            ray.get(worker.read.remote())
+        except ray.exceptions.RayActorError:
+            return True
+        return False
+
+    wait_until(dead, "the actor's end")
 
 
 @case("The error after kill() says that it was killed with ray.kill")
@@ -72,6 +97,7 @@ def kill_message(ray):
     worker = _worker(ray).remote()
     ray.get(worker.read.remote())
     ray.kill(worker)
+    _wait_until_dead(ray, worker)
     with raises(ray.exceptions.ActorDiedError, match="kill"):
         ray.get(worker.read.remote())
 
@@ -137,6 +163,7 @@ def kill_by_another_handle(ray):
         ray.kill(handle)
 
     ray.get(end.remote(worker))
+    _wait_until_dead(ray, worker)
     with raises(ray.exceptions.ActorDiedError):
         ray.get(worker.read.remote())
 
@@ -234,20 +261,16 @@ def ray_terminate(ray):
     refs = [worker.work.remote(0.1, n) for n in range(3)]
     worker.__ray_terminate__.remote()
     assert ray.get(refs) == [0, 1, 2]
-
-    def dead():
-        try:
-            ray.get(worker.read.remote(), timeout=5)
-        except ray.exceptions.RayActorError:
-            return True
-        return False
-
-    wait_until(dead, "the actor's end")
+    _wait_until_dead(ray, worker)
 
 
-@case("cancel() of a call that waits in an actor's queue: it does not run")
+@case(
+    "cancel() of a call that waits in an actor's queue: it does not run",
+    deviates="raises TaskCancelledError, and runs the call all the same",
+)
 def cancel_queued(ray):
     worker = _worker(ray).remote()
+    ray.get(worker.read.remote())
     running = worker.work.remote(1.0, "first")
     queued = worker.work.remote(0, "second")
     time.sleep(0.2)
@@ -497,6 +520,7 @@ def actor_after_cancel(ray):
 @case("TaskCancelledError says which task it was")
 def cancelled_error_names_it(ray):
     worker = _worker(ray).remote()
+    ray.get(worker.read.remote())
     worker.work.remote(0.5)
     ref = worker.work.remote(0)
     ray.cancel(ref)
