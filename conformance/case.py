@@ -22,7 +22,7 @@ __all__ = ["Case", "Check", "case"]
 
 Check = Callable[[ModuleType], None]
 
-_SECONDS = 20.0
+_SECONDS = 15.0
 
 
 @dataclass

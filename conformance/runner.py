@@ -20,7 +20,7 @@ __all__ = ["run_cases", "run_program"]
 
 HERE = Path(__file__).resolve().parent
 _START_SECONDS = 60.0
-_GRACE_SECONDS = 10.0
+_GRACE_SECONDS = 5.0
 _PROGRAM_SECONDS = 90.0
 
 Report = Callable[[str, dict[str, Any]], None]

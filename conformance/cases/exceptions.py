@@ -201,7 +201,7 @@ def caught_in_a_task(ray):
 
 
 @case(
-    "What get() raised can be given to a task, as an argument",
+    "What get() raised can be given to a task, in an argument",
     better="It also goes through plain pickle, as loggers and other libraries use it.",
 )
 def error_travels(ray):
@@ -209,10 +209,10 @@ def error_travels(ray):
         ray.get(_failing(ray).remote().fail.remote(ValueError("travels")))
 
     @ray.remote
-    def look(error):
-        return isinstance(error, ValueError), str(error)
+    def look(errors):
+        return isinstance(errors[0], ValueError), str(errors[0])
 
-    is_one, text = ray.get(look.remote(raised.value))
+    is_one, text = ray.get(look.remote([raised.value]))
     assert is_one
     assert "travels" in text
 

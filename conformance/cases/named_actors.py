@@ -340,8 +340,26 @@ def list_all_named_actors(ray):
     assert {"name": name, "namespace": "far"} in util.list_named_actors(all_namespaces=True)
 
 
-@case("An actor whose constructor raised leaves its name")
+@case(
+    "An actor whose constructor raised leaves its name when its handle goes",
+    better="The name is free as soon as the constructor has raised.",
+)
 def failed_constructor(ray):
+    name = _fresh()
+    broken = _break(ray, name)
+    del broken
+    wait_until(_gone(ray, name), "the name to be free")
+
+
+@failed_constructor.ours
+def failed_constructor_frees_at_once(ray):
+    name = _fresh()
+    broken = _break(ray, name)
+    wait_until(_gone(ray, name), "the name to be free", 3)
+    del broken
+
+
+def _break(ray, name):
     @ray.remote
     class Broken:
         def __init__(self):
@@ -350,11 +368,10 @@ def failed_constructor(ray):
         def one(self):
             return 1
 
-    name = _fresh()
     broken = Broken.options(name=name).remote()
     with raises(ray.exceptions.RayActorError):
         ray.get(broken.one.remote())
-    wait_until(_gone(ray, name), "the name to be free")
+    return broken
 
 
 @case("The actor sees its own name and namespace in its runtime context")

@@ -700,7 +700,7 @@ def no_cpu_by_default(ray):
             return 1
 
     actors = [Actor.remote() for _ in range(6)]
-    assert ray.get([a.one.remote() for a in actors], timeout=18) == [1] * 6
+    assert ray.get([a.one.remote() for a in actors], timeout=14) == [1] * 6
 
 
 @case("enable_task_events is an option of classes and functions")
