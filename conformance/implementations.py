@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -105,15 +105,11 @@ def stop(process: subprocess.Popen[str]) -> None:
 
 def kill_group(process: subprocess.Popen[str]) -> None:
     """Kill a process with all that it started."""
-    try:
+    with suppress(ProcessLookupError):  # it has ended meanwhile
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass  # it has ended meanwhile
     process.wait()
 
 
 OURS = Implementation("ours", "celery_actors", "celery_actors")
-RAY = Implementation(
-    "ray", "Ray", "ray", ("ray[default]==2.60.0", "numpy", "gymnasium")
-)
+RAY = Implementation("ray", "Ray", "ray", ("ray[default]==2.60.0", "numpy", "gymnasium"))
 IMPLEMENTATIONS: Sequence[Implementation] = (RAY, OURS)

@@ -195,7 +195,8 @@ def resources_come_back(ray):
     ray.get([a.one.remote() for a in actors])
     actors.clear()
     wait_until(
-        lambda: (ray.available_resources().get("GPU"), ray.available_resources().get("disk"))
-        == (4, 4),
+        lambda: (
+            (ray.available_resources().get("GPU"), ray.available_resources().get("disk")) == (4, 4)
+        ),
         "all resources",
     )

@@ -173,7 +173,7 @@ def runtime_env_class(ray):
 @case("An unknown field of RuntimeEnv is refused or warned of, and the known ones work")
 def unknown_field(ray):
     RuntimeEnv = submodule(ray, "runtime_env").RuntimeEnv
-    with raises(Exception):  # noqa: B017, PT011 - of which class differs between versions
+    with raises(Exception):
         RuntimeEnv(env_vars=3)
 
 

@@ -126,7 +126,7 @@ def arguments_are_copies(ray):
     assert value == {"list": [1]}
 
 
-@case("__getstate__ and __setstate__ are used")
+@case("__getstate__ and __setstate__ of an object's class are used")
 def getstate(ray):
     class Stateful:
         def __init__(self):
@@ -143,7 +143,7 @@ def getstate(ray):
     assert ray.get(ray.put(Stateful())).x == 2
 
 
-@case("__reduce__ is used")
+@case("__reduce__ of an object's class is used")
 def reduce(ray):
     class Reduced:
         def __init__(self, x):

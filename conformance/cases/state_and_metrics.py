@@ -78,9 +78,9 @@ def filter_not(ray):
 
 @case("A filter with an unknown operator or column is refused")
 def bad_filters(ray):
-    with raises(Exception):  # noqa: B017, PT011 - of which class differs
+    with raises(Exception):
         _state(ray).list_actors(filters=[("state", "~", "ALIVE")])
-    with raises(Exception):  # noqa: B017, PT011
+    with raises(Exception):
         _state(ray).list_actors(filters=[("no_such_column", "=", "x")])
 
 
@@ -96,9 +96,7 @@ def detail(ray):
     actor = _actor(ray, num_gpus=1).remote()
     actor_id = ray.get(actor.mine.remote())
     (entry,) = [
-        e
-        for e in _state(ray).list_actors(detail=True, limit=10000)
-        if e.actor_id == actor_id
+        e for e in _state(ray).list_actors(detail=True, limit=10000) if e.actor_id == actor_id
     ]
     assert entry.required_resources["GPU"] == 1
     assert int(entry.num_restarts) == 0
