@@ -12,7 +12,7 @@ import argparse
 import json
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -86,9 +86,7 @@ def _run(
     """Run the cases and programs on one implementation; its results are written as they come."""
     log = RESULTS / f"{implementation.name}.log"
     log.write_bytes(b"")
-    results = {"title": implementation.title, "seconds": 0.0, "cases": {}}
-    if not whole:
-        results = _stored(implementation)
+    results = _nothing(implementation) if whole else _stored(implementation)
     begun = time.monotonic()
 
     def report(case_id: str, result: dict[str, Any]) -> None:
@@ -99,7 +97,10 @@ def _run(
         _path(implementation).write_text(json.dumps(results, indent=1) + "\n")
 
     shared = any("ray.init()" in path.read_text(encoding="utf-8") for path in paths)
-    with implementation.cluster(log) if cases or shared else nullcontext({}) as environment:
+    needed: AbstractContextManager[dict[str, str]] = nullcontext({})
+    if cases or shared:
+        needed = implementation.cluster(log)
+    with needed as environment:
         for subject in dict.fromkeys(one.subject for one in cases):
             of_subject = [one for one in cases if one.subject == subject]
             run_cases(implementation, of_subject, environment, log, report)
@@ -119,9 +120,13 @@ def _path(implementation: Implementation) -> Path:
 def _stored(implementation: Implementation) -> dict[str, Any]:
     path = _path(implementation)
     if not path.exists():
-        return {"title": implementation.title, "seconds": 0.0, "cases": {}}
+        return _nothing(implementation)
     stored: dict[str, Any] = json.loads(path.read_text())
     return stored
+
+
+def _nothing(implementation: Implementation) -> dict[str, Any]:
+    return {"title": implementation.title, "seconds": 0.0, "cases": {}}
 
 
 def _write(found: Comparison, results: dict[str, dict[str, Any]]) -> None:

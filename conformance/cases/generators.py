@@ -12,8 +12,7 @@ from conformance.checks import raises, wait_until
 def _count(ray):
     @ray.remote
     def count(n):
-        for x in range(n):
-            yield x
+        yield from range(n)
 
     return count
 
