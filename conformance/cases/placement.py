@@ -69,7 +69,7 @@ def reserves(ray):
 def actor_in_a_group(ray):
     group = _group(ray, [{"disk": 4}])
 
-    @ray.remote(resources={"disk": 4})
+    @ray.remote(num_cpus=0, resources={"disk": 4})
     class Actor:
         def mine(self):
             return ray.get_runtime_context().get_placement_group_id()
@@ -100,7 +100,7 @@ def task_in_a_group(ray):
 def bundle_bounds(ray):
     group = _group(ray, [{"disk": 1}])
 
-    @ray.remote(resources={"disk": 1})
+    @ray.remote(num_cpus=0, resources={"disk": 1})
     class Actor:
         def one(self):
             return 1
@@ -122,7 +122,7 @@ def bundle_bounds(ray):
 def bundle_index(ray):
     group = _group(ray, [{"disk": 1}, {"disk": 2}])
 
-    @ray.remote(resources={"disk": 2})
+    @ray.remote(num_cpus=0, resources={"disk": 2})
     class Actor:
         def one(self):
             return 1
@@ -139,7 +139,7 @@ def bundle_index(ray):
 def bad_bundle_index(ray):
     group = _group(ray, [{"disk": 1}])
 
-    @ray.remote(resources={"disk": 1})
+    @ray.remote(num_cpus=0, resources={"disk": 1})
     class Actor:
         pass
 
@@ -156,7 +156,7 @@ def bad_bundle_index(ray):
 def too_large_for_the_group(ray):
     group = _group(ray, [{"disk": 1}])
 
-    @ray.remote(resources={"disk": 2})
+    @ray.remote(num_cpus=0, resources={"disk": 2})
     class Actor:
         pass
 
@@ -341,7 +341,7 @@ def captured_children(ray):
 def gpus_of_a_group(ray):
     group = _group(ray, [{"GPU": 1}, {"GPU": 1}])
 
-    @ray.remote(num_gpus=1)
+    @ray.remote(num_cpus=0, num_gpus=1)
     class Actor:
         def gpus(self):
             return ray.get_gpu_ids()

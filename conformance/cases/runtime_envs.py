@@ -100,8 +100,32 @@ def env_vars_are_strings(ray):
         work.options(runtime_env={"env_vars": {"CF_NUMBER": 1}}).remote()
 
 
-@case("working_dir is the directory in which the actor runs, with the files put there")
+@case(
+    "working_dir of the job is the directory in which its tasks and actors run",
+    better="A single actor or task may have a local directory too; in Ray only the whole job.",
+)
 def working_dir(ray):
+    with _folder(data="VALUE = 5\n") as folder:
+        said = run_driver(
+            ray,
+            f"""
+import os
+from pathlib import Path
+ray.init(runtime_env={{"working_dir": {str(folder)!r}}}, log_to_driver=False)
+
+@ray.remote
+def read():
+    return Path("data.py").read_text().strip(), os.getcwd()
+
+text, where = ray.get(read.remote())
+print(text, where != os.getcwd())
+""",
+        )
+        assert said.split() == ["VALUE", "=", "5", "True"]
+
+
+@working_dir.ours
+def working_dir_of_an_actor(ray):
     with _folder(data="VALUE = 5\n") as folder:
         actor = _reader(ray).options(runtime_env={"working_dir": str(folder)}).remote()
 
@@ -113,8 +137,30 @@ def working_dir(ray):
         assert Path(ray.get(actor.folder.remote())) != Path.cwd()
 
 
-@case("Modules in working_dir can be imported")
+@case(
+    "Modules in the job's working_dir can be imported by its tasks",
+    better="Those in the working_dir of a single task as well.",
+)
 def import_from_working_dir(ray):
+    with _folder(cf_in_working_dir="VALUE = 'from the directory'\n") as folder:
+        said = run_driver(
+            ray,
+            f"""
+ray.init(runtime_env={{"working_dir": {str(folder)!r}}}, log_to_driver=False)
+
+@ray.remote
+def read():
+    import cf_in_working_dir
+    return cf_in_working_dir.VALUE
+
+print(ray.get(read.remote()))
+""",
+        )
+        assert said.strip() == "from the directory"
+
+
+@import_from_working_dir.ours
+def import_from_working_dir_of_a_task(ray):
     with _folder(cf_in_working_dir="VALUE = 'from the directory'\n") as folder:
 
         @ray.remote(runtime_env={"working_dir": str(folder)})
@@ -126,8 +172,31 @@ def import_from_working_dir(ray):
         assert ray.get(read.remote()) == "from the directory"
 
 
-@case("py_modules can be imported by the actor")
+@case(
+    "py_modules of the job can be imported by its actors",
+    better="Those of a single actor as well, from a local directory.",
+)
 def py_modules(ray):
+    with _folder(cf_package____init__="VALUE = 7\n") as folder:
+        said = run_driver(
+            ray,
+            f"""
+ray.init(runtime_env={{"py_modules": [{str(folder / "cf_package")!r}]}}, log_to_driver=False)
+
+@ray.remote
+class Actor:
+    def read(self):
+        import cf_package
+        return cf_package.VALUE
+
+print(ray.get(Actor.remote().read.remote()))
+""",
+        )
+        assert said.strip() == "7"
+
+
+@py_modules.ours
+def py_modules_of_an_actor(ray):
     with _folder(cf_package____init__="VALUE = 7\n") as folder:
         package = str(folder / "cf_package")
 
@@ -153,12 +222,19 @@ def missing_working_dir(ray):
 
 @case("A runtime environment that can't be set up makes a task raise RuntimeEnvSetupError")
 def setup_error(ray):
-    @ray.remote(runtime_env={"py_executable": "/no/such/python"})
+    @ray.remote(runtime_env={"working_dir": "file:///no-such-archive.zip"})
     def work():
         pass
 
-    with raises(ray.exceptions.RuntimeEnvSetupError, ray.exceptions.WorkerCrashedError):
-        ray.get(work.remote(), timeout=15)
+    with raises(ray.exceptions.RuntimeEnvSetupError):
+        ray.get(work.remote(), timeout=12)
+
+
+@case("An actor whose runtime environment can't be set up: its calls raise that error")
+def setup_error_of_an_actor(ray):
+    Reader = _reader(ray).options(runtime_env={"working_dir": "file:///no-such-archive.zip"})
+    with raises(ray.exceptions.RuntimeEnvSetupError, ray.exceptions.RayActorError):
+        ray.get(Reader.remote().read.remote("HOME"), timeout=12)
 
 
 @case("ray.runtime_env.RuntimeEnv is a dictionary of the fields, accepted as the option")
