@@ -12,7 +12,8 @@ from conformance.checks import raises, wait_until
 def _count(ray):
     @ray.remote
     def count(n):
-        yield from range(n)
+        for x in range(n):
+            yield x
 
     return count
 
@@ -385,3 +386,16 @@ def read_in_an_actor(ray):
             return sum(ray.get(ref) for ref in count.remote(n))
 
     assert ray.get(Reader.remote().total.remote(5)) == 10
+
+
+@case(
+    "A generator may hand over to another one, or any iterable, with yield from",
+    deviates="2.60 fails where what follows `yield from` is no generator",
+)
+def yield_from(ray):
+    @ray.remote
+    def count():
+        yield from [1, 2]
+        yield from (x for x in (3, 4))
+
+    assert [ray.get(ref) for ref in count.remote()] == [1, 2, 3, 4]

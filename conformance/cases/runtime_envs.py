@@ -13,12 +13,12 @@ from conformance.checks import raises, run_driver, submodule
 
 
 @contextmanager
-def _folder(**files):
+def _folder(name, text):
+    """A folder with one file."""
     with tempfile.TemporaryDirectory() as folder:
-        for name, text in files.items():
-            path = Path(folder, name.replace("__", "/") + ".py")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text)
+        path = Path(folder, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
         yield Path(folder)
 
 
@@ -105,7 +105,7 @@ def env_vars_are_strings(ray):
     better="A single actor or task may have a local directory too; in Ray only the whole job.",
 )
 def working_dir(ray):
-    with _folder(data="VALUE = 5\n") as folder:
+    with _folder("data.py", "VALUE = 5\n") as folder:
         said = run_driver(
             ray,
             f"""
@@ -126,7 +126,7 @@ print(text, where != os.getcwd())
 
 @working_dir.ours
 def working_dir_of_an_actor(ray):
-    with _folder(data="VALUE = 5\n") as folder:
+    with _folder("data.py", "VALUE = 5\n") as folder:
         actor = _reader(ray).options(runtime_env={"working_dir": str(folder)}).remote()
 
         @ray.remote(runtime_env={"working_dir": str(folder)})
@@ -142,7 +142,7 @@ def working_dir_of_an_actor(ray):
     better="Those in the working_dir of a single task as well.",
 )
 def import_from_working_dir(ray):
-    with _folder(cf_in_working_dir="VALUE = 'from the directory'\n") as folder:
+    with _folder("cf_in_working_dir.py", "VALUE = 'from the directory'\n") as folder:
         said = run_driver(
             ray,
             f"""
@@ -161,7 +161,7 @@ print(ray.get(read.remote()))
 
 @import_from_working_dir.ours
 def import_from_working_dir_of_a_task(ray):
-    with _folder(cf_in_working_dir="VALUE = 'from the directory'\n") as folder:
+    with _folder("cf_in_working_dir.py", "VALUE = 'from the directory'\n") as folder:
 
         @ray.remote(runtime_env={"working_dir": str(folder)})
         def read():
@@ -177,7 +177,7 @@ def import_from_working_dir_of_a_task(ray):
     better="Those of a single actor as well, from a local directory.",
 )
 def py_modules(ray):
-    with _folder(cf_package____init__="VALUE = 7\n") as folder:
+    with _folder("cf_package/__init__.py", "VALUE = 7\n") as folder:
         said = run_driver(
             ray,
             f"""
@@ -197,7 +197,7 @@ print(ray.get(Actor.remote().read.remote()))
 
 @py_modules.ours
 def py_modules_of_an_actor(ray):
-    with _folder(cf_package____init__="VALUE = 7\n") as folder:
+    with _folder("cf_package/__init__.py", "VALUE = 7\n") as folder:
         package = str(folder / "cf_package")
 
         @ray.remote(runtime_env={"py_modules": [package]})
