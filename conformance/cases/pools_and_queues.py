@@ -352,14 +352,27 @@ def queue_items(ray):
     assert ray.get(item["refs"]) == ["x"]
 
 
-@case("util.as_completed() yields values as they are finished")
+@case("util.as_completed(chunk_size=1) yields each value when it is there")
 def as_completed(ray):
     util = submodule(ray, "util")
     pool, workers = _pool(ray)
     ray.get([w.double.remote(0) for w in workers])
     refs = [workers[0].slow.remote(0.8), workers[1].slow.remote(0.0)]
-    assert list(util.as_completed(refs)) == [0.0, 0.8]
+    assert list(util.as_completed(refs, chunk_size=1)) == [0.0, 0.8]
     del pool
+
+
+@case("util.as_completed() yields all values, or their refs with yield_obj_refs=True")
+def as_completed_refs(ray):
+    util = submodule(ray, "util")
+
+    @ray.remote
+    def double(x):
+        return 2 * x
+
+    refs = [double.remote(x) for x in range(4)]
+    assert sorted(util.as_completed(refs)) == [0, 2, 4, 6]
+    assert set(util.as_completed(refs, yield_obj_refs=True)) == set(refs)
 
 
 @case("util.map_unordered() maps a remote function and yields values as they are finished")
