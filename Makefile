@@ -23,7 +23,7 @@ unit: setup
 	$(PY) -m pytest tests/unit
 
 integration: setup
-	$(PY) -m pytest tests --ignore=tests/unit
+	$(PY) -m pytest -n 2 --dist loadfile tests --ignore=tests/unit
 
 bench: setup
 	$(PY) benchmarks/run.py

@@ -17,12 +17,16 @@ Example::
     print(ray.get([counter.increment.remote() for _ in range(3)]))   # [1, 2, 3]
 """
 
-from celery_actors import exceptions
+import importlib
+from typing import TYPE_CHECKING
+
+from celery_actors import actor, exceptions
 from celery_actors.api import (
     available_resources,
     cancel,
     cluster_resources,
     get,
+    get_actor,
     get_gpu_ids,
     init,
     is_initialized,
@@ -37,17 +41,25 @@ from celery_actors.generators import ObjectRefGenerator
 from celery_actors.handle import ActorHandle
 from celery_actors.refs import ObjectRef
 from celery_actors.remote import method, remote
+from celery_actors.runtime_context import get_runtime_context
+
+if TYPE_CHECKING:
+    from celery_actors import state, util
+    from celery_actors.state.timeline import timeline
 
 __all__ = [
     "ActorHandle",
     "ObjectRef",
     "ObjectRefGenerator",
+    "actor",
     "available_resources",
     "cancel",
     "cluster_resources",
     "exceptions",
     "get",
+    "get_actor",
     "get_gpu_ids",
+    "get_runtime_context",
     "init",
     "install",
     "is_initialized",
@@ -58,16 +70,29 @@ __all__ = [
     "put",
     "remote",
     "shutdown",
+    "state",
+    "timeline",
+    "util",
     "wait",
 ]
 
 __version__ = "0.1.0"
 
 
-def __getattr__(name: str) -> object:
-    # The Celery app and its worker modules are imported only where they are needed.
-    if name == "install":
-        from celery_actors.celery import install
+if TYPE_CHECKING:
+    from celery_actors.celery import install
+else:
 
-        return install
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    def __getattr__(name: str) -> object:
+        # What few programs need, or only workers, is imported where it is needed.
+        if name in ("state", "util"):
+            return importlib.import_module(f"celery_actors.{name}")
+        if name == "install":
+            from celery_actors.celery import install
+
+            return install
+        if name == "timeline":
+            from celery_actors.state.timeline import timeline
+
+            return timeline
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -10,7 +10,7 @@ from celery_actors.client.cancelling import cancel as cancel_call
 from celery_actors.client.creation import kill_actor
 from celery_actors.client.current import require_process
 from celery_actors.generators import ObjectRefGenerator
-from celery_actors.handle import ActorHandle, actor_id_of
+from celery_actors.handle import ActorHandle, ActorProxy, actor_id_of, weak_handle
 from celery_actors.ids import mailbox_name
 from celery_actors.refs import ObjectRef
 from celery_actors.session import init, is_initialized, shutdown
@@ -21,6 +21,7 @@ __all__ = [
     "cancel",
     "cluster_resources",
     "get",
+    "get_actor",
     "get_gpu_ids",
     "init",
     "is_initialized",
@@ -86,12 +87,12 @@ def put(value: T) -> ObjectRef[T]:
 
 
 def wait(
-    refs: Sequence[ObjectRef[Any]],
+    refs: Sequence[ObjectRef[T]],
     *,
     num_returns: int = 1,
     timeout: float | None = None,
     fetch_local: bool = True,
-) -> tuple[list[ObjectRef[Any]], list[ObjectRef[Any]]]:
+) -> tuple[list[ObjectRef[T]], list[ObjectRef[T]]]:
     """Wait until ``num_returns`` of the refs are ready.
 
     :param timeout: seconds to wait at most; 0 only looks; ``None`` waits for ever.
@@ -125,18 +126,43 @@ def wait(
     return ready, [ref for ref in refs if ref not in chosen]
 
 
-def kill(actor: ActorHandle[Any], *, no_restart: bool = True) -> None:
+def kill(actor: ActorHandle[Any] | ActorProxy[Any], *, no_restart: bool = True) -> None:
     """Kill an actor at once: its process gets SIGKILL, its unfinished calls fail.
 
-    :param no_restart: accepted for Ray's programs: actors without ``max_restarts`` don't
-        restart anyway.
+    :param no_restart: False: one with restarts left (``max_restarts``) is begun again, and
+        calls that had not started run there.
     :raises TypeError: something else than a handle was given.
     """
-    del no_restart
     actor_id = actor_id_of(actor)
     process = require_process()
     process.flush()
-    kill_actor(process, actor_id, "it was killed with kill()")
+    kill_actor(process, actor_id, "it was killed with kill()", no_restart)
+
+
+def get_actor(name: str, namespace: str | None = None) -> ActorHandle[Any]:
+    """Return a handle to the living actor of that name.
+
+    The handle is weak: it does not keep the actor alive (as Ray's).
+
+    :param namespace: default: that of ``init()``.
+    :raises ValueError: there is none.
+
+    Example::
+
+        Counter.options(name="visits", lifetime="detached").remote()
+        ray.get(ray.get_actor("visits").increment.remote())
+    """
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"get_actor() takes the name of an actor, not {name!r}")
+    process = require_process()
+    where = process.namespace if namespace is None else namespace
+    found = process.control.named_actor(where, name)
+    if found is None:
+        raise ValueError(
+            f"no living actor is named {name!r} in namespace {where!r}: names are seen only in "
+            "their namespace (init(namespace=…)), and are free again when their actor has ended"
+        )
+    return weak_handle(process, bytes.fromhex(found.actor_id), found.handle)
 
 
 def cancel(
@@ -162,7 +188,7 @@ def cancel(
     cancel_call(require_process(), entry, force, recursive)
 
 
-def mailbox_of(actor: ActorHandle[Any]) -> str:
+def mailbox_of(actor: ActorHandle[Any] | ActorProxy[Any]) -> str:
     """Return the name of the AMQP queue that is an actor's mailbox.
 
     A plain Celery client calls the actor through it::

@@ -1,4 +1,4 @@
-"""The command `celery-actors`: keeps a cluster up on this machine between programs."""
+"""The command `celery-actors`: keeps a cluster up between programs, and looks at it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from celery_actors import cli_state
 from celery_actors.local.address import (
     BACKEND_VARIABLE,
     BROKER_VARIABLE,
@@ -25,22 +26,32 @@ if TYPE_CHECKING:
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
-    """Start, look at and stop a cluster of actors on this machine."""
+    """Start, look at and stop a cluster of actors."""
 
 
-class _ResourcesType(click.ParamType[Mapping[str, float]]):
+for _command in (cli_state.list_, cli_state.get, cli_state.summary, cli_state.metrics):
+    main.add_command(_command)
+
+
+class _JsonType(click.ParamType[Mapping[str, Any]]):
+    """A JSON object whose values are all of one kind."""
+
     name = "json"
+
+    def __init__(self, kind: type[float] | type[str], example: str) -> None:
+        self._kind = kind
+        self._example = example
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> Mapping[str, float]:
+    ) -> Mapping[str, Any]:
         if isinstance(value, Mapping):
             return value
         try:
             parsed = json.loads(value)
-            return {str(name): float(amount) for name, amount in parsed.items()}
+            return {str(name): self._kind(each) for name, each in parsed.items()}
         except (ValueError, TypeError, AttributeError):
-            self.fail(f'expected JSON such as {{"disk": 2}}, got {value!r}', param, ctx)
+            self.fail(f"expected JSON such as {self._example}, got {value!r}", param, ctx)
 
 
 def _node_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -49,8 +60,19 @@ def _node_options(command: Callable[..., None]) -> Callable[..., None]:
             click.option("--name", help="The node's name; by default made of the host's."),
             click.option("--num-cpus", type=click.FloatRange(min=0), help="By default counted."),
             click.option("--num-gpus", type=click.FloatRange(min=0), help="By default from NVML."),
-            click.option("--resources", type=_ResourcesType(), default={}, help="JSON object."),
+            click.option(
+                "--resources",
+                type=_JsonType(float, '{"disk": 2}'),
+                default={},
+                help="JSON object.",
+            ),
             click.option("--memory", type=click.IntRange(min=0), help="In bytes."),
+            click.option(
+                "--labels",
+                type=_JsonType(str, '{"zone": "a"}'),
+                default={},
+                help="JSON object.",
+            ),
         ]
     ):
         command = option(command)
@@ -88,9 +110,10 @@ def start(
     num_gpus: float | None,
     resources: Mapping[str, float],
     memory: int | None,
+    labels: Mapping[str, str],
 ) -> None:
     """Start a cluster (--head), or a node worker for one that runs elsewhere (--address)."""
-    node = NodeOptions(name, num_cpus, num_gpus, resources, memory)
+    node = NodeOptions(name, num_cpus, num_gpus, resources, memory, labels)
     if head == (broker_url is not None):
         raise click.UsageError("give either --head or --address URL")
     if head:

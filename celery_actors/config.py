@@ -16,9 +16,10 @@ from typing import Any
 
 from celery_actors.exceptions import ConfigurationError
 
-__all__ = ["Settings", "read_key"]
+__all__ = ["SESSION_DIR_ENVIRONMENT", "Settings", "read_key"]
 
 KEY_FILE_ENVIRONMENT = "CELERY_ACTORS_KEY_FILE"
+SESSION_DIR_ENVIRONMENT = "CELERY_ACTORS_SESSION_DIR"
 SHARED_MEMORY_ENVIRONMENT = "CELERY_ACTORS_SHARED_MEMORY_DIR"
 
 

@@ -8,28 +8,45 @@ from __future__ import annotations
 
 from typing import Any
 
-from celery_actors.control.errors import InsufficientResources, NodeNameTaken
+from celery_actors.control.errors import GroupNameTaken, InsufficientResources, NodeNameTaken
 
 __all__ = [
+    "ActorAlreadyExistsError",
     "ActorDiedError",
     "ActorError",
+    "ActorPlacementGroupRemoved",
     "ActorUnavailableError",
+    "ActorUnschedulableError",
     "ActorsError",
     "ConfigurationError",
     "ConnectionFailed",
     "GetTimeoutError",
+    "GroupNameTaken",
     "InsufficientResources",
+    "NodeDiedError",
     "NodeNameTaken",
+    "ObjectFetchTimedOutError",
+    "ObjectFreedError",
     "ObjectLostError",
+    "ObjectReconstructionFailedError",
+    "ObjectStoreFullError",
+    "OutOfDiskError",
+    "OutOfMemoryError",
     "OwnerDiedError",
     "PendingCallsLimitExceeded",
+    "PlacementGroupRemoved",
     "RayActorError",
     "RayError",
+    "RaySystemError",
     "RayTaskError",
+    "ReferenceCountingAssertionError",
+    "RuntimeEnvSetupError",
     "SerializationError",
     "TamperedError",
     "TaskCancelledError",
     "TaskError",
+    "TaskPlacementGroupRemoved",
+    "TaskUnschedulableError",
     "WorkerCrashedError",
 ]
 
@@ -73,12 +90,75 @@ class WorkerCrashedError(ActorsError):
     """The process that ran a task died, as often as the task may be retried."""
 
 
+class RuntimeEnvSetupError(ActorsError):
+    """The ``runtime_env`` of an actor or task could not be set up; none of it ran.
+
+    Files that could not be packaged, a node that could not unpack them, an interpreter
+    that did not start: the message says which, with its last words.
+    """
+
+
+class ActorUnschedulableError(ActorsError, ValueError):
+    """The one node on which the actor was to run is not there, or too small."""
+
+
+class TaskUnschedulableError(ActorsError, ValueError):
+    """The one node on which the task was to run is not there, or too small."""
+
+
+class PlacementGroupRemoved(ActorsError, ValueError):
+    """The placement group was removed, or there never was one."""
+
+
+class ActorPlacementGroupRemoved(PlacementGroupRemoved):
+    """The placement group in which the actor was to run was removed."""
+
+
+class TaskPlacementGroupRemoved(PlacementGroupRemoved):
+    """The placement group in which the task was to run was removed."""
+
+
 class ObjectLostError(ActorsError):
     """The value is no longer stored (released, expired, or its node is gone)."""
 
 
 class OwnerDiedError(ObjectLostError):
     """The process that made the call is gone and the call never ran."""
+
+
+class ObjectFetchTimedOutError(ObjectLostError):
+    """The value lies on another node, which did not send it in time."""
+
+
+# What Ray's programs name in `except`, and nothing here raises.
+
+
+class ObjectFreedError(ObjectLostError):
+    """Ray: the value was freed by hand, which can't be done here."""
+
+
+class ObjectReconstructionFailedError(ObjectLostError):
+    """Ray: the value was lost and could not be made again; here nothing tries to yet."""
+
+
+class ReferenceCountingAssertionError(ObjectLostError, AssertionError):
+    """Ray: the value was deleted though a ref to it was left."""
+
+
+class ObjectStoreFullError(ActorsError):
+    """Ray: no room for a value; here it goes to disk instead."""
+
+
+class OutOfDiskError(ActorsError):
+    """Ray: no room for a value on disk; here the system's own OSError says so."""
+
+
+class OutOfMemoryError(ActorsError):
+    """Ray: a process was killed for its memory; here the kernel's kill is an actor's death."""
+
+
+class NodeDiedError(ActorsError):
+    """Ray: a node died under a task; here the task runs elsewhere, or crashed."""
 
 
 class ActorError(ActorsError):
@@ -101,6 +181,10 @@ class ActorDiedError(ActorError):
 
 class ActorUnavailableError(ActorError):
     """The actor can't be reached now; a later call may succeed."""
+
+
+class ActorAlreadyExistsError(ActorsError, ValueError):
+    """A living actor has that name in that namespace already."""
 
 
 class TaskError(ActorsError):
@@ -167,4 +251,5 @@ def _rebuild(function_name: str, traceback: str, cause: BaseException | None) ->
 
 
 RayActorError = ActorError
+RaySystemError = ConnectionFailed
 RayTaskError = TaskError

@@ -5,29 +5,42 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeAlias, TypeVar, overload
 
 from celery_actors import serialization
 from celery_actors.client.current import require_process
 from celery_actors.client.holds import Hold
+from celery_actors.declarations import MYPY, Held, submits
 from celery_actors.generators import ObjectRefGenerator
 from celery_actors.options import STREAMING, MethodOptions
 from celery_actors.protocol.call_options import CallOptions, encode_options
+from celery_actors.protocol.creation import decode_handle, encode_handle
 from celery_actors.refs import ObjectRef
 from celery_actors.signatures import ParameterList
 from celery_actors.submission import dump_arguments
 
+if TYPE_CHECKING:
+    from celery_actors.client.process import Process
+    from celery_actors.declarations import CallInActor
+
 __all__ = [
     "ActorHandle",
     "ActorMethod",
+    "ActorProxy",
     "ClassDescription",
     "MethodDescription",
     "check_group",
+    "describe_class",
+    "existing_handle",
+    "weak_handle",
 ]
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
+R_co = TypeVar("R_co", covariant=True)
+P = ParamSpec("P")
 
 _FREE = ParameterList(None)
 _DEFAULT = MethodOptions()
@@ -118,8 +131,12 @@ _SYSTEM = {
 }
 
 
-class ActorMethod:
-    """A method of a remote actor: ``handle.method.remote(…)`` calls it."""
+class ActorMethod(Generic[P, R_co]):
+    """A method of a remote actor: ``handle.method.remote(…)`` calls it.
+
+    To type checkers ``ActorMethod[[int], ObjectRef[str]]`` takes an int, and its ``remote``
+    returns a ref to a str.
+    """
 
     __slots__ = ("_description", "_handle", "_name")
 
@@ -128,6 +145,7 @@ class ActorMethod:
         self._name = name
         self._description = description
 
+    @submits
     def remote(self, *args: Any, **kwargs: Any) -> Any:
         """Call the method; returns at once.
 
@@ -160,7 +178,23 @@ class ActorMethod:
             return ObjectRef(entries[0])
         return [ObjectRef(entry) for entry in entries] if entries else None
 
-    def options(self, **changes: Any) -> ActorMethod:
+    @overload
+    def options(self, *, num_returns: Literal[0], **changes: Any) -> ActorMethod[P, None]: ...
+    @overload
+    def options(
+        self, *, num_returns: Literal[1], **changes: Any
+    ) -> ActorMethod[P, ObjectRef[Any]]: ...
+    @overload
+    def options(
+        self, *, num_returns: Literal["streaming"], **changes: Any
+    ) -> ActorMethod[P, ObjectRefGenerator[Any]]: ...
+    @overload
+    def options(
+        self, *, num_returns: int, **changes: Any
+    ) -> ActorMethod[P, list[ObjectRef[Any]]]: ...
+    @overload
+    def options(self, **changes: Any) -> ActorMethod[P, R_co]: ...
+    def options(self, **changes: Any) -> Any:
         """Return the method with options changed, e.g. ``num_returns=2``.
 
         :raises TypeError: there is no such option.
@@ -169,19 +203,21 @@ class ActorMethod:
         description = self._description.updated(self._handle._description.groups, changes)
         return ActorMethod(self._handle, self._name, description)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Refused: it would run here."""
-        name = f"{self._handle._description.name}.{self._name}"
-        raise TypeError(
-            f"{name} runs in the actor and can't be called directly: use "
-            f"handle.{self._name}.remote(…) and celery_actors.get() on what it returns"
-        )
+    if not TYPE_CHECKING:  # to checkers it is no callable
+
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            """Refused: it would run here."""
+            name = f"{self._handle._description.name}.{self._name}"
+            raise TypeError(
+                f"{name} runs in the actor and can't be called directly: use "
+                f"handle.{self._name}.remote(…) and celery_actors.get() on what it returns"
+            )
 
     def __repr__(self) -> str:
         return f"<method {self._name} of {self._handle!r}>"
 
 
-class ActorHandle(Generic[T_co]):
+class ActorHandle(Held[T_co]):
     """A handle to an actor.  The actor lives while any handle to it lives anywhere.
 
     Handles compare and hash by the actor's id, and pickle into arguments, results,
@@ -195,6 +231,15 @@ class ActorHandle(Generic[T_co]):
 
     __slots__ = ("__weakref__", "_actor", "_description", "_hold")
 
+    if TYPE_CHECKING:
+
+        @property
+        def __ray_ready__(self) -> ActorMethod[[], ObjectRef[Any]]: ...
+        @property
+        def __ray_call__(self) -> CallInActor[T_co]: ...
+        @property
+        def __ray_terminate__(self) -> ActorMethod[[], ObjectRef[None]]: ...
+
     _actor: bytes
     _description: ClassDescription
     _hold: Hold | None
@@ -204,7 +249,7 @@ class ActorHandle(Generic[T_co]):
         object.__setattr__(self, "_description", description)
         object.__setattr__(self, "_hold", hold)
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> ActorMethod[..., Any]:
         description = self._description.methods.get(name) or _SYSTEM.get(name)
         if description is None:
             raise AttributeError(
@@ -213,10 +258,13 @@ class ActorHandle(Generic[T_co]):
             )
         return ActorMethod(self, name, description)
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        raise AttributeError(
-            f"can't set {name!r} on a handle: the state is in the actor; give it a method for that"
-        )
+    if not TYPE_CHECKING:  # to checkers there is nothing to set
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            raise AttributeError(
+                f"can't set {name!r} on a handle: the state is in the actor; give it a method for "
+                "that"
+            )
 
     def __dir__(self) -> list[str]:
         return sorted(self._description.methods)
@@ -247,12 +295,45 @@ class ActorHandle(Generic[T_co]):
         return _arrived, (self._actor, self._description, strong)
 
 
+if MYPY or not TYPE_CHECKING:
+    ActorProxy: TypeAlias = ActorHandle[T]
+else:
+    ActorProxy: TypeAlias = Held[T] | type[T]
+"""A handle whose methods are all under ``@method``, for checkers without a plugin: see docs."""
+
+
 def _arrived(actor: bytes, description: ClassDescription, strong: bool) -> ActorHandle[Any]:
     """Make the handle in the process where it arrives."""
     process = require_process()
     # To a dead actor, and of an actor to itself, the handle is weak.
     hold = process.hold(actor) if strong and actor != process.actor_id else None
     return ActorHandle(actor, description, hold)
+
+
+def describe_class(process: Process, actor: bytes, description: ClassDescription) -> bytes:
+    """Return what handles to an actor are made from where it is found by its name."""
+    dumped = serialization.dumps(description, lambda: f"the methods of {description.name}")
+    return encode_handle(process.signer, actor, bytes(dumped.frames[0]))
+
+
+def weak_handle(
+    process: Process, actor: bytes, described: bytes, hold: Hold | None = None
+) -> ActorHandle[Any]:
+    """Return a handle made from what :func:`describe_class` returned.
+
+    :param hold: makes it a strong one.
+    """
+    pickled = decode_handle(process.signer, actor, described)
+    return ActorHandle(actor, serialization.loads([pickled]), hold)
+
+
+def existing_handle(process: Process, actor: bytes) -> ActorHandle[Any] | None:
+    """Return a strong handle to an actor of another process; ``None``: it is ending."""
+    described = process.control.actor_handle(actor.hex())
+    hold = process.hold(actor)
+    if described is None or hold is None:
+        return None
+    return weak_handle(process, actor, described, hold)
 
 
 def actor_id_of(handle: Any) -> bytes:

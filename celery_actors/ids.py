@@ -22,6 +22,7 @@ from struct import Struct
 __all__ = [
     "CALLER_BYTES",
     "OBJECT_BYTES",
+    "PlacementGroupID",
     "actor_hostname",
     "celery_id",
     "item_of_sequence",
@@ -37,6 +38,7 @@ __all__ = [
 
 CALLER_BYTES = 8
 OBJECT_BYTES = 18
+GROUP_BYTES = 16
 _OBJECT = Struct(">8sQH")
 _TASK_BITS = 48
 
@@ -102,3 +104,54 @@ def mailbox_name(actor: bytes) -> str:
 def node_queue_name(node_id: str) -> str:
     """Return the name of the AMQP queue through which a node is told to start actors."""
     return f"node.{node_id}"
+
+
+class PlacementGroupID:
+    """The id of a placement group: 16 random bytes, all zero for none.
+
+    Has the methods of Ray's ids that programs use.
+    """
+
+    __slots__ = ("_raw",)
+
+    def __init__(self, raw: bytes) -> None:
+        if len(raw) != GROUP_BYTES:
+            raise ValueError(f"a placement group's id has {GROUP_BYTES} bytes, not {len(raw)}")
+        self._raw = bytes(raw)
+
+    @classmethod
+    def nil(cls) -> PlacementGroupID:
+        """Return the id of no group."""
+        return cls(bytes(GROUP_BYTES))
+
+    @classmethod
+    def from_hex(cls, text: str) -> PlacementGroupID:
+        """Return the id written in hex.
+
+        :raises ValueError: it is no id.
+        """
+        return cls(bytes.fromhex(text))
+
+    def is_nil(self) -> bool:
+        """Return whether it is the id of no group."""
+        return not any(self._raw)
+
+    def binary(self) -> bytes:
+        """Return the bytes."""
+        return self._raw
+
+    def hex(self) -> str:
+        """Return it in hex."""
+        return self._raw.hex()
+
+    def __eq__(self, other: object) -> bool:
+        return self._raw == other._raw if isinstance(other, PlacementGroupID) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._raw)
+
+    def __repr__(self) -> str:
+        return f"PlacementGroupID({self.hex()})"
+
+    def __reduce__(self) -> tuple[type[PlacementGroupID], tuple[bytes]]:
+        return PlacementGroupID, (self._raw,)

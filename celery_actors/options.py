@@ -7,6 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+from celery_actors.runtime_env import RuntimeEnv
+from celery_actors.scheduling import check_strategy, label_rules
+
 __all__ = [
     "METHOD_OPTIONS",
     "STREAMING",
@@ -82,10 +85,11 @@ class ActorOptions:
     :ivar namespace: of the name; default: that of ``init()``.
     :ivar get_if_exists: return the actor of that name if there is one.
     :ivar lifetime: ``None``, or ``"detached"``: it outlives its handles and its driver.
-    :ivar runtime_env: ``env_vars``, ``working_dir``, ``py_modules``, ``py_executable``.
+    :ivar runtime_env: see :class:`celery_actors.runtime_env.RuntimeEnv`.
     :ivar scheduling_strategy: ``"DEFAULT"``, ``"SPREAD"`` or an object of
         :mod:`celery_actors.util.scheduling_strategies`.
-    :ivar label_selector: labels that its node must have.
+    :ivar label_selector: labels that its node must have, as ``{"zone": "a"}``; values also
+        ``"!a"``, ``"in(a,b)"``, ``"!in(a,b)"``.
     """
 
     num_cpus: float | None = None
@@ -107,6 +111,9 @@ class ActorOptions:
 
     def __post_init__(self) -> None:
         _check_resources(self)
+        check_strategy(self.scheduling_strategy)
+        label_rules(self.label_selector)
+        RuntimeEnv.of(self.runtime_env)
         _check_count("max_restarts", self.max_restarts, -1)
         _check_count("max_task_retries", self.max_task_retries, -1)
         if self.max_concurrency is not None:
@@ -164,6 +171,9 @@ class TaskOptions:
 
     def __post_init__(self) -> None:
         _check_resources(self)
+        check_strategy(self.scheduling_strategy)
+        label_rules(self.label_selector)
+        RuntimeEnv.of(self.runtime_env)
         _check_returns(self.num_returns)
         _check_count("max_retries", self.max_retries, -1)
         _check_exceptions(self.retry_exceptions)

@@ -63,7 +63,9 @@ class ObjectRef(Generic[T_co]):
         """
         oid = bytes.fromhex(text)
         split_object_id_checked(oid)
-        return _ref_from_id(oid)
+        ref = _ref_from_id(oid)
+        require_process().keep_borrowed()
+        return ref
 
     def future(self) -> Future[T_co]:
         """Return a :class:`concurrent.futures.Future` of the value."""
@@ -87,7 +89,9 @@ class ObjectRef(Generic[T_co]):
 
     def __reduce__(self) -> tuple[Any, tuple[bytes]]:
         record = serialization.outgoing()
-        if record is not None:
+        if record is None:
+            self._entry.pinned = True  # until its job ends (as Ray)
+        else:
             record.objects[self._entry.oid] = None
             record.kept.append(self)
         self._entry.escaped = True

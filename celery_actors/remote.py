@@ -5,18 +5,40 @@ from __future__ import annotations
 import inspect
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
-from typing import Any, Generic, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, Protocol, TypeVar, overload
 
 from celery_actors import serialization
-from celery_actors.client.creation import begin_actor, create_actor, create_when_ready
+from celery_actors.client.creation import (
+    abandon_actor,
+    begin_actor,
+    create_actor,
+    let_calls_go,
+    own_actor,
+    provide_when_ready,
+)
 from celery_actors.client.current import require_process
 from celery_actors.client.executors import Shape
 from celery_actors.client.process import Process
 from celery_actors.control import ActorSpec
+from celery_actors.declarations import (
+    ActorClassOf,
+    Untold,
+    creates,
+    describes,
+    submits,
+)
+from celery_actors.exceptions import ActorAlreadyExistsError
 from celery_actors.generators import ObjectRefGenerator
-from celery_actors.handle import ActorHandle, ClassDescription, MethodDescription, check_group
+from celery_actors.handle import (
+    ActorHandle,
+    ClassDescription,
+    MethodDescription,
+    check_group,
+    describe_class,
+    existing_handle,
+)
 from celery_actors.ids import new_actor_id
 from celery_actors.options import (
     METHOD_OPTIONS,
@@ -25,6 +47,7 @@ from celery_actors.options import (
     MethodOptions,
     TaskOptions,
 )
+from celery_actors.placement import Destination, destination
 from celery_actors.protocol.call_options import CallOptions, encode_options
 from celery_actors.protocol.calls import CallFlag
 from celery_actors.protocol.concurrency import concurrency_of
@@ -34,17 +57,21 @@ from celery_actors.protocol.creation import (
     encode_creation,
     encode_definition,
 )
+from celery_actors.protocol.environment import Environment
 from celery_actors.protocol.payload import encode_arguments
 from celery_actors.refs import ObjectRef
 from celery_actors.signatures import ParameterList, parameters_of
 from celery_actors.submission import dump_arguments
 
-__all__ = ["ActorClass", "RemoteFunction", "method", "remote"]
+__all__ = ["ActorClass", "RemoteDecorator", "RemoteFunction", "method", "remote"]
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+V = TypeVar("V")
+R_co = TypeVar("R_co", covariant=True)
 F = TypeVar("F", bound=Callable[..., Any])
+P = ParamSpec("P")
 
 _DEFAULT = MethodOptions()
 
@@ -52,23 +79,26 @@ _DEFAULT = MethodOptions()
 class _Definitions:
     """The pickled form of a class or function, stored once a job."""
 
-    __slots__ = ("_digest", "_job", "_pickled")
+    __slots__ = ("_digest", "_job", "_kept", "_pickled")
 
     def __init__(self) -> None:
         self._pickled: bytes | None = None
         self._digest = ""
         self._job = ""
+        self._kept: list[Any] = []
 
     def digest(self, process: Process, value: Any, name: str) -> str:
         """Return the name under which ``value`` is stored for this job; store it if needed."""
         if self._pickled is None:
             dumped = serialization.dumps(value, lambda: f"the definition of {name}")
             self._pickled = b"".join(bytes(frame) for frame in dumped.frames[:1])
+            self._kept = dumped.kept  # refs and handles inside live as long as what is remote
             self._digest = definition_digest(self._pickled)
         if self._job != process.job_id:
             blob = encode_definition(process.signer, self._pickled)
             process.control.define(process.job_id, self._digest, blob)
             self._job = process.job_id
+        process.definition_names[self._digest] = name
         return self._digest
 
 
@@ -91,70 +121,127 @@ class ActorClass(Generic[T]):
         self._options = options
         self._definitions = definitions or _Definitions()
         self._methods: dict[str, MethodDescription] | None = None
+        self._environments: dict[str, Environment] = {}  # by job: files are packaged once
         self.__name__ = kind.__name__
         self.__qualname__ = kind.__qualname__
         self.__doc__ = kind.__doc__
         self.__module__ = kind.__module__
         self.__wrapped__ = kind
 
+    @creates
     def remote(self, *args: Any, **kwargs: Any) -> ActorHandle[T]:
         """Create an actor; returns at once with its handle.
 
         :raises TypeError: the arguments don't fit the constructor.
+        :raises ActorAlreadyExistsError: an actor of that name lives, and ``get_if_exists`` is
+            not set.
         :raises InsufficientResources: no node is large enough (e.g. not enough GPUs).
+        :raises ValueError: its placement group has no such bundle, or none is large enough.
         :raises SerializationError: the class or an argument can't be pickled.
+        :raises RuntimeEnvSetupError: files of its ``runtime_env`` can't be packaged.
         """
         name = self._kind.__name__
         self._constructor().check(name, args, kwargs)
         methods = self._described()
         process = require_process()
-        digest = self._definitions.digest(process, self._kind, name)
-        dumped, arguments = dump_arguments(
-            args, kwargs, lambda: f"the arguments of {name}'s constructor"
-        )
-        payload, flags, kept = process.sender.payload(dumped)
-        if arguments:
-            flags |= CallFlag.ARGUMENTS
-        if self._options.lifetime == "detached" and process.ends_cluster:
+        where = _destination(process, self._options, f"actor {name}")
+        environment = self._environment(process)
+        options = self._options
+        detached = options.lifetime == "detached"
+        if detached and process.ends_cluster:
             logger.warning(
                 "%s is detached, but this program's cluster is private and ends with it: begin one "
                 "that stays with `celery-actors start --head`",
                 name,
             )
+        digest = self._definitions.digest(process, self._kind, name)
+        dumped, arguments = dump_arguments(
+            args, kwargs, lambda: f"the arguments of {name}'s constructor"
+        )
+        restarts = options.max_restarts != 0
+        payload, flags, kept = process.sender.payload(dumped, inline=detached or restarts)
+        if arguments:
+            flags |= CallFlag.ARGUMENTS
+            process.recovery.resolve_foreign([e for e in arguments if e.foreign and e.pending])
         actor = new_actor_id()
-        sequence = begin_actor(process, actor, kept)
-        options = self._options
+        sequence = begin_actor(process, actor, kept, name, restarts)
         concurrency = concurrency_of(
             self._kind, options.max_concurrency, options.concurrency_groups
         )
+        description = ClassDescription(
+            name, methods, options.max_pending_calls, tuple(options.concurrency_groups)
+        )
+        sys_path = process.environments.paths(environment, _own_paths())
 
-        def create() -> None:
+        def encode() -> bytes:
             values = encode_arguments([(e.oid, e.blob) for e in arguments]) if arguments else b""
             creation = Creation(
-                digest, name, sequence, flags, values + payload, _own_paths(), concurrency
+                digest,
+                name,
+                sequence,
+                flags,
+                values + payload,
+                sys_path,
+                concurrency,
+                environment,
+                where.target.group,
+                where.captures,
             )
-            # Written before the actor exists, so that a handle inside its arguments can't
-            # lose its last hold on the way.
+            # Written before the actor can begin, so that a handle inside its arguments
+            # can't lose its last hold on the way.
             owner = f"{process.caller.hex()}/c{sequence}:{actor.hex()}"
             for held in dumped.actors:
                 process.control.hold(held.hex(), owner)
-            spec = ActorSpec(
+            return encode_creation(process.signer, actor, creation)
+
+        def spec(blob: bytes | None) -> ActorSpec:
+            return ActorSpec(
                 actor_id=actor.hex(),
                 job_id=process.job_id,
                 caller_id=process.caller.hex(),
                 kind="actor",
                 class_name=name,
                 resources=options.requested(),
-                blob=encode_creation(process.signer, actor, creation),
-                detached=options.lifetime == "detached",
+                blob=blob,
+                detached=detached,
+                name=options.name or "",
+                namespace=process.namespace if options.namespace is None else options.namespace,
+                max_restarts=options.max_restarts,
+                handle=describe_class(process, actor, description),
+                target=where.target,
             )
-            create_actor(process, spec)
 
-        hold = create_when_ready(process, actor, arguments, create)
-        description = ClassDescription(
-            name, methods, options.max_pending_calls, tuple(options.concurrency_groups)
-        )
+        awaited = any(entry.pending for entry in arguments)
+        try:
+            if not awaited:
+                process.sender.settle_argument_errors(arguments)
+            created = spec(None if awaited else encode())
+            while (existing := create_actor(process, created)) is not None:
+                other = self._existing(process, created, existing)
+                if other is not None:
+                    abandon_actor(process, actor)
+                    return other
+        except BaseException:
+            abandon_actor(process, actor)
+            raise
+        hold = own_actor(process, actor)
+        if awaited:
+            provide_when_ready(process, actor, arguments, encode)
+        else:
+            let_calls_go(process, actor)
         return ActorHandle(actor, description, hold)
+
+    def _existing(self, process: Process, spec: ActorSpec, existing: str) -> ActorHandle[T] | None:
+        """Return a handle to the actor that has the name; ``None``: it is just ending.
+
+        :raises ActorAlreadyExistsError: it is not wanted.
+        """
+        if not self._options.get_if_exists:
+            raise ActorAlreadyExistsError(
+                f"an actor named {spec.name!r} lives in namespace {spec.namespace!r} already "
+                f"({existing}): take it with get_actor(), or create it with get_if_exists=True"
+            )
+        return existing_handle(process, bytes.fromhex(existing))
 
     def options(self, **changes: Any) -> ActorClass[T]:
         """Return the class with options changed.
@@ -162,6 +249,13 @@ class ActorClass(Generic[T]):
         :raises TypeError: there is no such option.
         """
         return ActorClass(self._kind, self._options.updated(**changes), self._definitions)
+
+    def _environment(self, process: Process) -> Environment:
+        environment = self._environments.get(process.job_id)
+        if environment is None:
+            environment = process.environments.of(self._options.runtime_env)
+            self._environments[process.job_id] = environment
+        return environment
 
     def _constructor(self) -> ParameterList:
         if self._kind.__init__ is object.__init__:
@@ -194,12 +288,14 @@ class ActorClass(Generic[T]):
             self._methods = methods
         return self._methods
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Refused: it would run here."""
-        name = self._kind.__name__
-        raise TypeError(
-            f"{name} is an actor class and can't be instantiated here: use {name}.remote(…)"
-        )
+    if not TYPE_CHECKING:  # to checkers it is no callable
+
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            """Refused: it would run here."""
+            name = self._kind.__name__
+            raise TypeError(
+                f"{name} is an actor class and can't be instantiated here: use {name}.remote(…)"
+            )
 
     def __repr__(self) -> str:
         return f"ActorClass({self._kind.__name__})"
@@ -208,12 +304,21 @@ class ActorClass(Generic[T]):
         return ActorClass, (self._kind, self._options)
 
 
+def _destination(process: Process, options: ActorOptions | TaskOptions, what: str) -> Destination:
+    strategy, selector = options.scheduling_strategy, options.label_selector
+    return destination(process, strategy, selector, options.requested(), what)
+
+
 def _generates(function: Callable[..., Any]) -> bool:
     return inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
 
 
-class RemoteFunction:
-    """A function that runs elsewhere: ``function.remote(…)`` submits a task."""
+class RemoteFunction(Generic[P, R_co]):
+    """A function that runs elsewhere: ``function.remote(…)`` submits a task.
+
+    To type checkers ``RemoteFunction[[int], ObjectRef[str]]`` takes an int, and its
+    ``remote`` returns a ref to a str.
+    """
 
     def __init__(
         self,
@@ -245,13 +350,16 @@ class RemoteFunction:
         self.__module__ = function.__module__
         self.__wrapped__ = function
 
+    @submits
     def remote(self, *args: Any, **kwargs: Any) -> Any:
         """Submit a task; returns at once.
 
         :returns: as :meth:`ActorMethod.remote <celery_actors.handle.ActorMethod.remote>`.
         :raises TypeError: the arguments don't fit the function.
         :raises InsufficientResources: no node is large enough.
+        :raises ValueError: its placement group has no such bundle, or none is large enough.
         :raises SerializationError: the function or an argument can't be pickled.
+        :raises RuntimeEnvSetupError: files of its ``runtime_env`` can't be packaged.
         """
         name = self.__qualname__
         self._parameters.check(self.__name__, args, kwargs)
@@ -276,7 +384,23 @@ class RemoteFunction:
             return ObjectRef(entries[0])
         return [ObjectRef(entry) for entry in entries] if entries else None
 
-    def options(self, **changes: Any) -> RemoteFunction:
+    @overload
+    def options(self, *, num_returns: Literal[0], **changes: Any) -> RemoteFunction[P, None]: ...
+    @overload
+    def options(
+        self, *, num_returns: Literal[1], **changes: Any
+    ) -> RemoteFunction[P, ObjectRef[Any]]: ...
+    @overload
+    def options(
+        self, *, num_returns: Literal["streaming"], **changes: Any
+    ) -> RemoteFunction[P, ObjectRefGenerator[Any]]: ...
+    @overload
+    def options(
+        self, *, num_returns: int, **changes: Any
+    ) -> RemoteFunction[P, list[ObjectRef[Any]]]: ...
+    @overload
+    def options(self, **changes: Any) -> RemoteFunction[P, R_co]: ...
+    def options(self, **changes: Any) -> Any:
         """Return the function with options changed.
 
         :raises TypeError: there is no such option.
@@ -287,15 +411,21 @@ class RemoteFunction:
         shape = self._shapes.get(process.job_id)
         if shape is None:
             resources = tuple(sorted(self._options.requested().items()))
-            shape = self._shapes[process.job_id] = Shape(resources, _own_paths())
+            where = _destination(process, self._options, f"task {self.__qualname__}")
+            environment = process.environments.of(self._options.runtime_env)
+            paths = process.environments.paths(environment, _own_paths())
+            shape = Shape(resources, paths, environment, where.target, where.captures)
+            self._shapes[process.job_id] = shape
         return shape
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Refused: it would run here."""
-        raise TypeError(
-            f"{self.__qualname__} is a remote function and can't be called here: use "
-            f"{self.__name__}.remote(…)"
-        )
+    if not TYPE_CHECKING:  # to checkers it is no callable
+
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            """Refused: it would run here."""
+            raise TypeError(
+                f"{self.__qualname__} is a remote function and can't be called here: use "
+                f"{self.__name__}.remote(…)"
+            )
 
     def __repr__(self) -> str:
         return f"RemoteFunction({self.__qualname__})"
@@ -314,12 +444,43 @@ def _wrap(target: Any, options: dict[str, Any]) -> Any:
     raise TypeError(f"@remote goes on a class or a function, not on {target!r:.100}")
 
 
+class RemoteDecorator(Protocol):
+    """What ``remote(option=…)`` returns: ``remote`` with options to come."""
+
+    @overload
+    def __call__(self, target: type[T], /) -> ActorClassOf[T]: ...  # type: ignore[overload-overlap]
+    @overload
+    def __call__(self, target: Callable[P, Untold], /) -> RemoteFunction[P, Any]: ...
+    @overload
+    def __call__(  # type: ignore[overload-overlap]
+        self, target: Callable[P, Iterator[V] | AsyncIterator[V]], /
+    ) -> RemoteFunction[P, ObjectRefGenerator[V]]: ...
+    @overload
+    def __call__(self, target: Callable[P, V], /) -> RemoteFunction[P, ObjectRef[V]]: ...
+
+
 @overload
-def remote(target: type[T], /) -> ActorClass[T]: ...  # type: ignore[overload-overlap]
+def remote(target: type[T], /) -> ActorClassOf[T]: ...  # type: ignore[overload-overlap]
 @overload
-def remote(target: Callable[..., Any], /) -> RemoteFunction: ...
+def remote(target: Callable[P, Untold], /) -> RemoteFunction[P, Any]: ...
 @overload
-def remote(**options: Any) -> Callable[[Any], Any]: ...
+def remote(  # type: ignore[overload-overlap]
+    target: Callable[P, Iterator[V] | AsyncIterator[V]], /
+) -> RemoteFunction[P, ObjectRefGenerator[V]]: ...
+@overload
+def remote(target: Callable[P, V], /) -> RemoteFunction[P, ObjectRef[V]]: ...
+@overload
+def remote(
+    *, num_returns: Literal[0], **options: Any
+) -> Callable[[Callable[P, Any]], RemoteFunction[P, None]]: ...
+@overload
+def remote(*, num_returns: Literal[1, "streaming"], **options: Any) -> RemoteDecorator: ...
+@overload
+def remote(
+    *, num_returns: int, **options: Any
+) -> Callable[[Callable[P, Any]], RemoteFunction[P, list[ObjectRef[Any]]]]: ...
+@overload
+def remote(**options: Any) -> RemoteDecorator: ...
 def remote(*args: Any, **options: Any) -> Any:
     """Make a class an actor class, or a function a remote function.
 
@@ -346,15 +507,20 @@ def remote(*args: Any, **options: Any) -> Any:
     return lambda target: _wrap(target, options)
 
 
-def method(**options: Any) -> Callable[[F], F]:
+@describes
+def method(*args: Any, **options: Any) -> Any:
     """Set options of an actor's method, e.g. ``@method(num_returns=2)``.
+
+    Bare, ``@method`` sets none; it tells checkers what the method is (see docs/typing.md).
 
     :raises TypeError: there is no such option.
     """
+    if args and (len(args) > 1 or options or not callable(args[0])):
+        raise TypeError("use @method or @method(option=…)")
     described = MethodOptions().updated(**options)
 
     def decorate(function: F) -> F:
         setattr(function, METHOD_OPTIONS, described)
         return function
 
-    return decorate
+    return decorate(args[0]) if args else decorate

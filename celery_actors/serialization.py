@@ -28,7 +28,7 @@ from typing_extensions import Buffer
 
 from celery_actors.exceptions import SerializationError
 
-__all__ = ["Dumped", "dumps", "loads", "outgoing", "travels_by_value"]
+__all__ = ["Dumped", "dumps", "loads", "outgoing", "parts", "pickles", "travels_by_value"]
 
 
 @dataclass(slots=True)
@@ -274,11 +274,15 @@ def _shown(value: Any) -> str:
         return f"a {type(value).__qualname__}"
 
 
-def _pickles(value: Any) -> bool:
+def pickles(value: Any) -> bool:
+    """Return whether ``value`` can be pickled."""
+    previous, _local.outgoing = _local.outgoing, Dumped()
     try:
         cloudpickle.dumps(value, protocol=5)
     except Exception:  # noqa: BLE001 - a user's __reduce__ may raise anything: no
         return False
+    finally:
+        _local.outgoing = previous
     return True
 
 
@@ -286,8 +290,8 @@ def _find(value: Any, depth: int = 6) -> tuple[str, Any]:
     """Return the path to the innermost part of ``value`` that can't be pickled."""
     path = ""
     for _ in range(depth):
-        for name, part in _parts(value):
-            if not _pickles(part):
+        for name, part in parts(value):
+            if not pickles(part):
                 path, value = path + name, part
                 break
         else:
@@ -295,7 +299,8 @@ def _find(value: Any, depth: int = 6) -> tuple[str, Any]:
     return path, value
 
 
-def _parts(value: Any) -> list[tuple[str, Any]]:  # noqa: PLR0911 - a case for each kind
+def parts(value: Any) -> list[tuple[str, Any]]:  # noqa: PLR0911 - a case for each kind
+    """Return what ``value`` carries along when it is pickled, each with the way to it."""
     if isinstance(value, dict):
         return [(f"[{key!r}]", part) for key, part in value.items()]
     if isinstance(value, (list, tuple)):

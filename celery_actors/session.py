@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import atexit
+import difflib
 import logging
 import os
 import sys
 import threading
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from time import monotonic, sleep
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import redis
 
@@ -24,14 +26,16 @@ from celery_actors.exceptions import ActorsError, ConfigurationError, Connection
 from celery_actors.ids import new_caller_id
 from celery_actors.local.address import BACKEND_VARIABLE, BROKER_VARIABLE, ClusterAddress
 from celery_actors.local.node_options import NodeOptions
+from celery_actors.runtime_env import RuntimeEnv
 from celery_actors.store.connection import explain_redis, refuse_cluster
+from celery_actors.worker.context import Assignment, set_assignment
 
 if TYPE_CHECKING:
     from celery import Celery
 
     from celery_actors.local.private import PrivateCluster
 
-__all__ = ["SessionInfo", "init", "is_initialized", "shutdown"]
+__all__ = ["SessionInfo", "init", "is_initialized", "settings_of_cluster", "shutdown"]
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +54,26 @@ class SessionInfo:
     job_id: str
     private: bool
     address: ClusterAddress | None
+
+    @property
+    def address_info(self) -> dict[str, str | None]:
+        """Where the cluster is, in the form of Ray's context."""
+        where = self.address
+        return {
+            "address": None if where is None else where.broker_url.rpartition("@")[2],
+            "session_dir": self.session_dir,
+            "job_id": self.job_id,
+        }
+
+    def __getitem__(self, name: str) -> str | None:
+        return self.address_info[name]
+
+    def __enter__(self) -> SessionInfo:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leave the session with the block: ``with init(): …``."""
+        shutdown()
 
     @property
     def session_dir(self) -> str | None:
@@ -88,8 +112,12 @@ def init(
     num_cpus: float | None = None,
     num_gpus: float | None = None,
     resources: Mapping[str, float] | None = None,
+    labels: Mapping[str, str] | None = None,
+    namespace: str | None = None,
+    runtime_env: Mapping[str, Any] | None = None,
     ignore_reinit_error: bool = False,
     log_to_driver: bool = True,
+    **rays: Any,
 ) -> SessionInfo:
     """Connect this program to a cluster, or start one of its own.
 
@@ -100,13 +128,22 @@ def init(
     :param address: the broker's URL (``amqp://…``; then ``result_backend`` names the Redis),
         ``"local"`` for a private cluster in any case, or what ``celery-actors`` printed.
     :param app: a Celery app of your own; its settings name the brokers.
-    :param num_cpus, num_gpus, resources: of a private cluster's node; a machine without
-        GPUs then has logical ones.
+    :param num_cpus, num_gpus, resources, labels: of a private cluster's node; a machine
+        without GPUs then has logical ones.
+    :param namespace: in which names of actors are looked up unless a call says otherwise;
+        default: one of this program's own, which no other sees (as Ray).
+    :param runtime_env: what the job's actors and tasks find, unless theirs says otherwise (see
+        :class:`celery_actors.runtime_env.RuntimeEnv`); this program itself stays as it is.
     :param ignore_reinit_error: a second ``init()`` is then no error.
     :param log_to_driver: show what actors of a private cluster print.
+    :param rays: options of Ray's ``init`` for what is not here (its dashboard, its object
+        store's size, its loggers) are accepted and ignored.
+    :raises TypeError: there is no such option; the message names the near ones.
     :raises ConnectionFailed: RabbitMQ or Redis can't be reached, or refuses.
     :raises ConfigurationError: the settings contradict each other, or there is no key.
     :raises LocalClusterError: the private cluster did not start.
+    :raises ValueError: ``runtime_env`` has an unknown field, or a directory that is not there.
+    :raises RuntimeEnvSetupError: the files of ``runtime_env`` can't be packaged.
 
     Example::
 
@@ -121,21 +158,28 @@ def init(
                 "celery_actors is initialised already: call shutdown() first, or pass "
                 "ignore_reinit_error=True"
             )
-        node = NodeOptions(num_cpus=num_cpus, num_gpus=num_gpus, resources=dict(resources or {}))
-        declared = num_cpus is not None or num_gpus is not None or bool(resources)
+        _check_rays_options(rays)
+        environment = RuntimeEnv.of(runtime_env)
+        node = NodeOptions(
+            num_cpus=num_cpus,
+            num_gpus=num_gpus,
+            resources=dict(resources or {}),
+            labels=dict(labels or {}),
+        )
+        declared = num_cpus is not None or num_gpus is not None or bool(resources or labels)
         settings, where = _find(address, result_backend, app)
         if settings is not None and declared:
             raise ConfigurationError(
-                "num_cpus, num_gpus and resources describe a private cluster's node; this program "
-                "connects to a cluster that exists (its nodes were given theirs when they were "
-                'started). Leave them out, or use init("local", …)'
+                "num_cpus, num_gpus, resources and labels describe a private cluster's node; this "
+                "program connects to a cluster that exists (its nodes were given theirs when they "
+                'were started). Leave them out, or use init("local", …)'
             )
         private: PrivateCluster | None = None
         if settings is None:
             private = _start_private(node)
             settings, where = _settings_of(private.address), private.address
         try:
-            process = _connect(settings)
+            process = _connect(settings, namespace)
         except BaseException:
             if private is not None:
                 private.stop()
@@ -146,6 +190,8 @@ def init(
             _wait_for_node(process, private)
             process.settle_down()
             process.ends_cluster = private is not None
+            process.environments.begin_job(environment)
+            set_assignment(Assignment(runtime_env=process.environments.own.as_runtime_env()))
         except BaseException:
             shutdown()
             raise
@@ -155,6 +201,47 @@ def init(
 
             follow_logs(info.session_dir, process.job_id)
         return info
+
+
+_RAYS_OPTIONS = frozenset(
+    {
+        "configure_logging",
+        "dashboard_host",
+        "dashboard_port",
+        "enable_resource_isolation",
+        "include_dashboard",
+        "job_config",
+        "logging_config",
+        "logging_format",
+        "logging_level",
+        "object_store_memory",
+        "system_reserved_cpu",
+        "system_reserved_memory",
+    }
+)
+_OWN_OPTIONS = (
+    "address",
+    "result_backend",
+    "app",
+    "num_cpus",
+    "num_gpus",
+    "resources",
+    "labels",
+    "namespace",
+    "runtime_env",
+    "ignore_reinit_error",
+    "log_to_driver",
+)
+
+
+def _check_rays_options(options: Mapping[str, Any]) -> None:
+    for name in options:
+        if name in _RAYS_OPTIONS or name.startswith("_"):
+            logger.debug("init(%s=…) says nothing here", name)
+            continue
+        near = difflib.get_close_matches(name, (*_OWN_OPTIONS, *_RAYS_OPTIONS), n=2)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(_OWN_OPTIONS)}"
+        raise TypeError(f"{name!r} is no option of init(); {hint}")
 
 
 def _find(
@@ -182,6 +269,18 @@ def _find(
             "begin one with `celery-actors start --head`"
         )
     return (None, None) if found is None else (_settings_of(found), found)
+
+
+def settings_of_cluster(address: str | None = None) -> Settings:
+    """Return the settings of a cluster that exists, for those who only look at it.
+
+    :param address: as of :func:`init`; ``None``: ``"auto"``.
+    :raises ConnectionFailed: there is none.
+    """
+    settings, _ = _find(address or "auto", None, None)
+    if settings is None:
+        raise ConnectionFailed(f"{address!r} names no cluster that exists")
+    return settings
 
 
 def _settings_of(address: ClusterAddress) -> Settings:
@@ -223,13 +322,25 @@ def _spinner() -> AbstractContextManager[Callable[[str], None]]:
     return spinner()
 
 
-def _connect(settings: Settings) -> Process:
+def _connect(settings: Settings, namespace: str | None) -> Process:
     job_id = new_caller_id().hex()
-    process = Process(settings, caller=new_caller_id(), job_id=job_id, node_id=None, driver=True)
+    process = Process(
+        settings,
+        caller=new_caller_id(),
+        job_id=job_id,
+        node_id=None,
+        driver=True,
+        namespace=namespace or str(uuid.uuid4()),
+    )
     try:
         refuse_cluster(process.redis, settings.result_backend)
         process.control.register_caller(
-            process.caller.hex(), job_id, lease=settings.lease, node_id=None, driver=True
+            process.caller.hex(),
+            job_id,
+            lease=settings.lease,
+            node_id=None,
+            driver=True,
+            namespace=process.namespace,
         )
     except redis.RedisError as error:
         raise explain_redis(settings.result_backend, error) from error
@@ -277,6 +388,7 @@ def shutdown() -> None:
         private, _session.private = _session.private, None
         _session.info = None
         set_process(None)
+        set_assignment(Assignment())
         try:
             if private is None:
                 end_job(process)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +13,22 @@ from celery_actors.client.holds import Hold
 from celery_actors.client.mailbox import Mailbox
 from celery_actors.client.objects import Entry
 from celery_actors.client.outbox import PendingCall
-from celery_actors.control import ActorSpec, Killed, Placement
-from celery_actors.exceptions import ActorDiedError, ActorsError, ConnectionFailed
+from celery_actors.control import (
+    ActorSpec,
+    GroupRemoved,
+    InsufficientResources,
+    Killed,
+    Placement,
+)
+from celery_actors.exceptions import (
+    ActorDiedError,
+    ActorPlacementGroupRemoved,
+    ActorsError,
+    ActorUnschedulableError,
+    ConnectionFailed,
+    TaskPlacementGroupRemoved,
+    TaskUnschedulableError,
+)
 from celery_actors.ids import mailbox_name, node_queue_name
 from celery_actors.protocol.orders import Order, OrderKind
 
@@ -22,93 +36,131 @@ if TYPE_CHECKING:
     from celery_actors.client.process import Process
 
 __all__ = [
+    "abandon_actor",
     "begin_actor",
     "create_actor",
-    "create_when_ready",
+    "delete_mailboxes",
     "end_job",
     "kill_actor",
+    "let_calls_go",
+    "order_kills",
     "order_starts",
+    "own_actor",
+    "provide_when_ready",
     "remove_lost_node",
 ]
 
 logger = logging.getLogger(__name__)
 
 
-def create_actor(process: Process, spec: ActorSpec) -> bool:
+def create_actor(process: Process, spec: ActorSpec) -> str | None:
     """Create an actor's record and mailbox, and tell the node on which it was placed.
 
     The record is written first: an order that is lost on the way is made up for, since
     the node reads with each renewal of its lease what it has not begun.
 
-    :returns: whether it was placed; else it waits for resources.
+    :returns: the id of the actor that has the name already; then nothing was created.
     :raises InsufficientResources: no node is large enough.
+    :raises ActorUnschedulableError, TaskUnschedulableError: the one node for it is not there,
+        or too small.
+    :raises ActorPlacementGroupRemoved, TaskPlacementGroupRemoved: so was the group for it.
     """
-    creation = process.control.create(spec)
+    is_task = spec.kind == "executor"
+    try:
+        creation = process.control.create(spec)
+    except GroupRemoved as error:
+        gone = TaskPlacementGroupRemoved if is_task else ActorPlacementGroupRemoved
+        raise gone(str(error)) from error
+    except InsufficientResources as error:
+        if not spec.target.pinned:
+            raise
+        kind = TaskUnschedulableError if is_task else ActorUnschedulableError
+        raise kind(str(error)) from error
+    if creation.existing is not None:
+        return creation.existing
     queue = mailbox_name(bytes.fromhex(spec.actor_id))
     process.publish(lambda mailbox: mailbox.declare(queue))
     order_starts(process, creation.placements)
-    return creation.placed
+    return None
 
 
-def begin_actor(process: Process, actor: bytes, kept: list[Any]) -> int:
+def begin_actor(
+    process: Process, actor: bytes, kept: list[Any], class_name: str, restarts: bool
+) -> int:
     """Make the outbox of an actor that is about to be created; calls wait in it.
 
-    :param kept: what the constructor's arguments keep alive until it has run.
+    :param kept: what the constructor's arguments keep alive until it has run, or, where it
+        may run again, until the actor is dead.
+    :param class_name: for those who ask what this process waits for.
     :returns: the constructor's sequence: it is the creator's first call to the actor.
     """
     with process.lock:
         sequence = process.next_sequence()
         box = process.outbox(actor)
+        if restarts and kept:
+            process.kept_for_restarts[actor] = kept
         box.ready = False
         box.last_sequence = sequence
         box.constructing = PendingCall(
-            task=sequence, method=b"__init__", payload=b"", entries=(), kept=kept, sequence=sequence
+            task=sequence,
+            method=f"{class_name}.__init__".encode(),
+            payload=b"",
+            entries=(),
+            kept=kept,
+            sequence=sequence,
         )
         return sequence
 
 
-def create_when_ready(
-    process: Process, actor: bytes, arguments: tuple[Entry, ...], create: Callable[[], None]
-) -> Hold:
-    """Create an actor once its ref arguments are there: now, or later in the background.
+def abandon_actor(process: Process, actor: bytes) -> None:
+    """Forget an actor that was not created after all."""
+    with process.lock:
+        process.outboxes.pop(actor, None)
+        process.kept_for_restarts.pop(actor, None)
 
-    :returns: this process's hold on it.
-    :raises: what ``create`` raises, where nothing has to be waited for.
+
+def own_actor(process: Process, actor: bytes) -> Hold:
+    """Return this process's hold on an actor that it has created."""
+    with process.lock:
+        return process.holds.add(actor, f"{process.caller.hex()}/p")
+
+
+def provide_when_ready(
+    process: Process, actor: bytes, arguments: Sequence[Entry], encode: Callable[[], bytes]
+) -> None:
+    """Let an actor begin once its ref arguments are there: now, or later in the background.
+
+    :param encode: makes its creation, with the values of the arguments.
     """
     with process.lock:
-        hold = process.holds.add(actor, f"{process.caller.hex()}/p")
         box = process.outbox(actor)
-        awaited = [entry for entry in arguments if entry.pending]
 
     def go() -> None:
-        process.sender.settle_argument_errors(arguments)
-        create()
-        with process.lock:
-            box.ready = True
-        process.sender.unblock(box)
-
-    def go_later() -> None:
         try:
-            go()
+            process.sender.settle_argument_errors(arguments)
+            placements = process.control.provide(actor.hex(), encode()).placements
+            order_starts(process, placements)
+        except GroupRemoved as error:
+            kill_actor(process, actor, str(error))
         except (ActorsError, ValueError, OSError, redis.RedisError) as error:
             died = ActorDiedError(f"actor {actor.hex()} could not be created: {error}", actor.hex())
             died.__cause__ = error
             with process.lock:
                 box.fail(died)
+        else:
+            let_calls_go(process, actor)
 
-    if awaited:
-        process.recovery.resolve_foreign([e for e in awaited if e.foreign])
-        with process.lock:
-            process.objects.when_settled(awaited, go_later)
-        process.run_after()
-        return hold
-    try:
-        go()
-    except BaseException:
-        with process.lock:
-            process.outboxes.pop(actor, None)
-        raise
-    return hold
+    with process.lock:
+        process.objects.when_settled(arguments, go)
+    process.run_after()
+
+
+def let_calls_go(process: Process, actor: bytes) -> None:
+    """The actor asks for its resources: calls to it may be sent."""
+    with process.lock:
+        box = process.outbox(actor)
+        box.ready = True
+    process.sender.unblock(box)
 
 
 def order_starts(process: Process, placements: Iterable[Placement]) -> None:
@@ -118,12 +170,21 @@ def order_starts(process: Process, placements: Iterable[Placement]) -> None:
         process.order(node_queue_name(placement.node_id), order)
 
 
-def kill_actor(process: Process, actor: bytes, cause: str) -> Killed:
+def order_kills(process: Process, placements: Iterable[Placement]) -> None:
+    """Tell the nodes which processes must end."""
+    for placement in placements:
+        order = Order(OrderKind.KILL, placement.actor_id, placement.incarnation)
+        process.order(node_queue_name(placement.node_id), order)
+
+
+def kill_actor(process: Process, actor: bytes, cause: str, no_restart: bool = True) -> Killed:
     """Make an actor dead at once and have its process killed.
 
     Its node deletes the mailbox when it has reaped the process; without one, it goes now.
+
+    :param no_restart: False: only the process is killed, if the actor may be begun again.
     """
-    killed = process.control.kill(actor.hex(), cause)
+    killed = process.control.kill(actor.hex(), cause, no_restart)
     if killed.node is not None:
         order = Order(OrderKind.KILL, killed.node.actor_id, killed.node.incarnation)
         process.order(node_queue_name(killed.node.node_id), order)
@@ -142,13 +203,11 @@ def end_job(process: Process, patience: float = 15.0) -> None:
     process.closed = True  # the background thread begins nothing more
     ended = process.control.end_caller(process.caller.hex())
     try:
-        for placement in ended.stop:
-            order = Order(OrderKind.KILL, placement.actor_id, placement.incarnation)
-            process.order(node_queue_name(placement.node_id), order)
+        order_kills(process, ended.stop)
         for actor_id in ended.stopping:
             process.order(mailbox_name(bytes.fromhex(actor_id)), Order(OrderKind.STOP, actor_id))
         order_starts(process, ended.placements)
-        process.publish(lambda mailbox: _delete_all(mailbox, ended.cancelled))
+        process.publish(lambda mailbox: delete_mailboxes(mailbox, ended.cancelled))
     except ConnectionFailed as error:
         # Every node learns from the records, with its next renewal, whom to kill.
         logger.debug("the job's end was not announced: %s", error)
@@ -167,8 +226,8 @@ def end_job(process: Process, patience: float = 15.0) -> None:
         awaited = [entry.oid for entry in entries if entry.foreign and entry.pending]
     process.results.stop_waiting(awaited, process.caller.hex())
     process.results.forget_caller(process.caller.hex())
-    dead = [bytes.fromhex(record.actor_id) for record in process.control.actors(process.job_id)]
-    process.results.delete_cursors(dead)
+    records = process.control.actors(process.job_id)
+    process.results.delete_cursors([bytes.fromhex(r.actor_id) for r in records if not r.detached])
     process.control.forget_job(process.job_id)
 
 
@@ -179,12 +238,12 @@ def remove_lost_node(process: Process, node_id: str) -> None:
     """
     cause = "its node was lost (it did not renew its lease)"
     removal = process.control.remove_node(node_id, cause)
-    process.publish(lambda mailbox: _delete_all(mailbox, removal.dead))
+    process.publish(lambda mailbox: delete_mailboxes(mailbox, removal.dead))
     process.publish(lambda mailbox: mailbox.delete(node_queue_name(node_id)))
     order_starts(process, removal.placements)
 
 
-def _delete_all(mailbox: Mailbox, actor_ids: Iterable[str]) -> None:
+def delete_mailboxes(mailbox: Mailbox, actor_ids: Iterable[str]) -> None:
     """Delete the mailboxes of dead actors, and wait until they are gone."""
     for actor_id in actor_ids:
         mailbox.delete(mailbox_name(bytes.fromhex(actor_id)))

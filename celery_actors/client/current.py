@@ -12,10 +12,19 @@ from celery_actors.exceptions import ActorsError
 if TYPE_CHECKING:
     from celery_actors.client.process import Process
 
-__all__ = ["current_process", "require_process", "set_initializer", "set_process"]
+__all__ = [
+    "before_close",
+    "closing",
+    "current_process",
+    "require_process",
+    "set_initializer",
+    "set_process",
+]
 
 _process: Process | None = None
 _initializer: Callable[[], None] | None = None
+_forked = False  # this process is a fork of one that had imported this module
+_before_close: list[Callable[[Process], None]] = []
 # Guards the two variables above; held while the client is made, so that two threads
 # whose first call it is share one.
 _lock = threading.RLock()
@@ -23,10 +32,22 @@ _lock = threading.RLock()
 
 def current_process() -> Process | None:
     """Return this process's client, or ``None`` before ``init()``."""
+    global _forked
     process = _process
-    if process is not None and process.pid != os.getpid():
-        process.after_fork()
+    if _forked:
+        _forked = False
+        if process is not None and process.pid != os.getpid():
+            process.after_fork()
     return process
+
+
+def _note_fork() -> None:
+    global _forked
+    _forked = True
+
+
+# Asking the kernel who one is costs a system call, and current_process() is on every call's way.
+os.register_at_fork(after_in_child=_note_fork)
 
 
 def require_process() -> Process:
@@ -52,6 +73,17 @@ def set_process(process: Process | None) -> None:
     global _process
     with _lock:
         _process = process
+
+
+def before_close(action: Callable[[Process], None]) -> None:
+    """Have ``action`` done with this process's client each time one is about to close."""
+    _before_close.append(action)
+
+
+def closing(process: Process) -> None:
+    """Do what is to be done before ``process`` closes."""
+    for action in _before_close:
+        action(process)
 
 
 def set_initializer(initializer: Callable[[], None]) -> None:

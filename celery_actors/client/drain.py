@@ -53,7 +53,7 @@ def _unfinished(process: Process) -> bool:
     except redis.RedisError as error:
         logger.debug("looking at actors that have calls of ours: %s", error)
         return True
-    return any(record and record.state in ("PENDING", "PLACED") for record in records)
+    return any(record and record.waits for record in records)
 
 
 def _has_calls(box: Outbox) -> bool:

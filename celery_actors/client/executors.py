@@ -19,11 +19,25 @@ from typing import TYPE_CHECKING
 from celery_actors.client.creation import create_actor, kill_actor
 from celery_actors.client.objects import Entry, ObjectState
 from celery_actors.client.outbox import PendingCall
-from celery_actors.control import ActorSpec, CallerGone, InsufficientResources
-from celery_actors.exceptions import WorkerCrashedError
+from celery_actors.client.recovery import death_of
+from celery_actors.control import (
+    ANYWHERE,
+    ActorSpec,
+    CallerGone,
+    InsufficientResources,
+    Target,
+)
+from celery_actors.exceptions import (
+    ActorsError,
+    RuntimeEnvSetupError,
+    TaskPlacementGroupRemoved,
+    TaskUnschedulableError,
+    WorkerCrashedError,
+)
 from celery_actors.ids import new_actor_id, object_id
 from celery_actors.protocol.calls import CallFlag
 from celery_actors.protocol.creation import Creation, encode_creation
+from celery_actors.protocol.environment import NO_ENVIRONMENT, Environment
 
 if TYPE_CHECKING:
     from celery_actors.client.process import Process
@@ -44,10 +58,16 @@ class Shape:
 
     :ivar resources: ``(name, units of 1/10000)`` pairs, sorted.
     :ivar sys_path: where the caller finds its own modules.
+    :ivar target: where it may be placed.
+    :ivar captures: what its tasks create runs in their placement group as well.
+    :ivar environment: the tasks' ``runtime_env``, together with what they inherit.
     """
 
     resources: tuple[tuple[str, int], ...]
     sys_path: tuple[str, ...] = ()
+    environment: Environment = NO_ENVIRONMENT
+    target: Target = ANYWHERE
+    captures: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -173,9 +193,10 @@ class Executors:
         process = self._process
         if not pool.ready:
             return
-        for lease in pool.leases.values():
-            if lease.task is not None:
-                continue
+        idle = [lease for lease in pool.leases.values() if lease.task is None]
+        if pool.shape.target.spread:  # the one that has run nothing for longest
+            idle.sort(key=lambda lease: lease.idle_since)
+        for lease in idle:
             call = pool.ready.popleft()
             lease.task = call
             box = process.outbox(lease.actor)
@@ -198,18 +219,35 @@ class Executors:
 
     def _failed(self, pool: _Pool, call: PendingCall, error: Exception) -> bool:
         """A task's executor died: whether it is tried again.  Under the lock."""
+        if isinstance(error, RuntimeEnvSetupError):  # it would fail for the next one too
+            self._give_up(call, error)
+            return False
         if call.retries == 0:
             crashed = WorkerCrashedError(
                 f"the process that ran task {call.method.decode()} died and it may not be "
                 f"retried (again): {error}"
             )
             crashed.__cause__ = error
-            for entry in call.entries:
-                self._process.objects.settle(entry, ObjectState.FAILED, error=crashed)
+            self._give_up(call, crashed)
             return False
         call.retries -= 1 if call.retries > 0 else 0
         pool.ready.appendleft(call)
         return True
+
+    def _give_up(self, call: PendingCall, error: ActorsError) -> None:
+        for entry in call.entries:
+            self._process.objects.settle(entry, ObjectState.FAILED, error=error)
+
+    def _fail_ready(self, pool: _Pool, error: ActorsError) -> None:
+        ready = list(pool.ready)
+        pool.ready.clear()
+        for call in ready:
+            self._give_up(call, error)
+            call.kept.clear()
+            call.arguments = ()
+            for entry in call.entries:
+                if entry.refs <= 0:
+                    self._process.housekeeping.discard(entry)
 
     # -- leasing -------------------------------------------------------------------------
 
@@ -219,15 +257,27 @@ class Executors:
         with process.lock:
             pool.requested[actor] = monotonic()
             self._by_executor[actor] = pool
-        creation = Creation("", "tasks", 0, 0, b"", pool.shape.sys_path)
+        shape = pool.shape
+        creation = Creation(
+            "",
+            "tasks",
+            0,
+            0,
+            b"",
+            shape.sys_path,
+            environment=shape.environment,
+            group=shape.target.group,
+            captures=shape.captures,
+        )
         spec = ActorSpec(
             actor_id=actor.hex(),
             job_id=process.job_id,
             caller_id=process.caller.hex(),
             kind="executor",
             class_name="tasks",
-            resources=dict(pool.shape.resources),
+            resources=dict(shape.resources),
             blob=encode_creation(process.signer, actor, creation),
+            target=shape.target,
         )
         try:
             create_actor(process, spec)
@@ -250,8 +300,11 @@ class Executors:
             self._dispatch(pool)
         process.flush()
 
-    def died(self, actor: bytes) -> None:
-        """An actor is dead; if it was an executor, forget it and go on with others."""
+    def died(self, actor: bytes, error: ActorsError) -> None:
+        """An actor is dead; if it was an executor, forget it and go on with others.
+
+        Where it could not be set up, others of its shape can't be either: the tasks fail.
+        """
         process = self._process
         with process.lock:
             pool = self._by_executor.pop(actor, None)
@@ -262,7 +315,10 @@ class Executors:
             box = process.outboxes.pop(actor, None)
             if box is not None:
                 box.kept = None
+            if isinstance(error, RuntimeEnvSetupError):
+                self._fail_ready(pool, error)
             self._dispatch(pool)
+        process.run_after()
         process.listener.wake()
 
     def reclaim(self) -> None:
@@ -292,6 +348,11 @@ class Executors:
                 self._request(pool)
         except CallerGone as error:  # the next renewal of the lease acts on it
             logger.debug("no executor was asked for: %s", error)
+        except (TaskUnschedulableError, TaskPlacementGroupRemoved) as error:
+            with self._process.lock:
+                self._fail_ready(pool, error)
+            self._process.run_after()
+            self._process.listener.wake_all()
         except InsufficientResources as error:
             # There was a node when the tasks were submitted, and there may be again.
             if not pool.short:
@@ -337,7 +398,7 @@ class Executors:
                 continue
             record = process.control.actor(actor.hex())
             if record is None or record.state == "DEAD":
-                self.died(actor)
+                self.died(actor, death_of(process, actor, record))
             elif record.state != "PENDING":
                 self.placed(actor)
             elif actor in pool.requested:
@@ -361,8 +422,18 @@ class Executors:
 
     def waiting_children(self, parent: bytes) -> list[Entry]:
         """Return values of tasks that a call made and no executor has yet.  Under the lock."""
-        waiting = [*self._awaiting.values(), *(c for p in self._pools.values() for c in p.ready)]
+        waiting = [*self.awaiting, *self.ready]
         return [call.entries[0] for call in waiting if call.parent == parent and call.entries]
+
+    @property
+    def awaiting(self) -> list[PendingCall]:
+        """Tasks whose ref arguments are not there.  Under the lock."""
+        return list(self._awaiting.values())
+
+    @property
+    def ready(self) -> list[PendingCall]:
+        """Tasks that wait for an executor.  Under the lock."""
+        return [call for pool in self._pools.values() for call in pool.ready]
 
     @property
     def busy(self) -> bool:

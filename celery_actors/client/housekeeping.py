@@ -42,6 +42,8 @@ class Housekeeping:
         self._heartbeat_due = now + _HEARTBEAT_EVERY
         self._extend_due = now + process.settings.result_ttl / 3
         self._garbage: list[Entry] = []
+        self._lent: dict[bytes, bytes | None] = {}  # own objects that only others keep
+        self._returned: deque[bytes] = deque()
         self._uncarried: deque[tuple[bytes, str]] = deque()
 
     # -- what was dropped ----------------------------------------------------------
@@ -125,14 +127,43 @@ class Housekeeping:
             garbage, self._garbage = self._garbage, []
         awaited = [entry.oid for entry in garbage if entry.foreign and entry.pending]
         process.results.stop_waiting(awaited, process.caller.hex())
-        own = [entry for entry in garbage if not entry.foreign and not entry.escaped]
+        self._give_back(garbage)
+        own = {e.oid: e.blob for e in garbage if not e.foreign and not e.escaped}
+        lent = {e.oid: e.blob for e in garbage if not e.foreign and e.escaped and not e.pinned}
+        while self._returned:
+            oid = self._returned.popleft()
+            if oid in self._lent and oid not in process.objects.entries:
+                lent[oid] = self._lent.pop(oid)
+        own.update(self._not_lent(lent))
         if not own:
             return
-        process.results.release([entry.oid for entry in own])
-        for entry in own:
-            blob = entry.blob
+        process.results.release(own)
+        for oid, blob in own.items():
             if blob is not None and blob[SIGNATURE_BYTES] & _SPECIAL:
-                self._release_contents(entry.oid, blob)
+                self._release_contents(oid, blob)
+
+    def _give_back(self, garbage: Iterable[Entry]) -> None:
+        """Tell the makers of objects that this process no longer keeps them."""
+        kept: dict[str, list[str]] = {}
+        for entry in garbage:
+            if entry.hold is not None:
+                kept.setdefault(entry.hold, []).append(entry.oid.hex())
+        for owner, oids in kept.items():
+            self._process.control.give_back(oids, owner)
+
+    def _not_lent(self, lent: dict[bytes, bytes | None]) -> dict[bytes, bytes | None]:
+        """Return the objects that nobody keeps; the others are looked at again when told so."""
+        if not lent:
+            return {}
+        kept = self._process.control.lent([oid.hex() for oid in lent])
+        free: dict[bytes, bytes | None] = {}
+        for (oid, blob), elsewhere in zip(lent.items(), kept, strict=True):
+            (self._lent if elsewhere else free)[oid] = blob
+        return free
+
+    def returned(self, oid: bytes) -> None:
+        """Nobody else keeps an object of this process any more.  Any thread."""
+        self._returned.append(oid)
 
     def _release_contents(self, oid: bytes, blob: bytes) -> None:
         process = self._process
@@ -145,8 +176,10 @@ class Housekeeping:
         if segment is not None:
             process.segments.release(segment)
         caller, sequence, index = split_object_id(oid)
+        owner = f"{caller.hex()}/o{sequence}.{index}"
+        if value.objects:
+            process.control.give_back([inner.hex() for inner in value.objects], owner)
         for actor in value.actors:
-            owner = f"{caller.hex()}/o{sequence}.{index}"
             if process.control.release_hold(actor.hex(), owner):
                 process.send_stop(actor)
 
@@ -163,6 +196,7 @@ class Housekeeping:
                 process.flush()
                 process.recovery.run()
                 process.executors.tick(now)
+                process.groups.run(now)
                 self._release_carried()
                 self._release_values()
                 self._resend(now)
@@ -181,6 +215,7 @@ class Housekeeping:
             self._heartbeat_due,
             process.recovery.next_due,
             process.executors.next_due,
+            process.groups.next_due,
         ]
         if process.driver and not process.closed:
             due.append(self._lease_due)
@@ -235,6 +270,8 @@ class Housekeeping:
         self._extend_due = now + process.settings.result_ttl / 3
         with process.lock:
             oids = [oid for oid, entry in process.objects.entries.items() if not entry.pending]
+        oids += self._lent
+        self._returned.extend(self._lent)  # the word that one came back may have been lost
         if oids:
             process.results.extend(oids)
 

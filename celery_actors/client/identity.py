@@ -91,7 +91,7 @@ def _rename(process: Process) -> None:
     process.outboxes, process.dirty, process.sequence = {}, {}, 0
     process.streams.abandon()
     for entry in old.values():
-        entry.foreign, entry.escaped = True, True
+        entry.foreign, entry.escaped, entry.hold = True, True, None
         entry.dropped_refs = process.objects.dropped
         process.objects.entries[entry.oid] = entry
 
@@ -103,6 +103,7 @@ def _register(process: Process) -> None:
         lease=process.settings.lease,
         node_id=None,
         driver=process.leads_job,
+        namespace=process.namespace,
     )
 
 

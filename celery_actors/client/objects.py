@@ -56,11 +56,14 @@ class Entry:
         "error",
         "escaped",
         "foreign",
+        "hold",
         "oid",
         "on_settled",
+        "pinned",
         "producer",
         "refs",
         "state",
+        "verified",
         "waiters",
     )
 
@@ -68,10 +71,13 @@ class Entry:
         self.oid = oid
         self.state = ObjectState.PENDING
         self.blob: bytes | None = None
+        self.verified = False  # the blob came in a push, whose signature covers it
         self.error: Exception | None = None
         self.refs = 1  # the ObjectRef that is made from it
         self.escaped = False  # a ref was pickled: others may hold it
         self.foreign = foreign  # another process made the call
+        self.hold: str | None = None  # the token under which this process keeps it stored
+        self.pinned = False  # a ref was pickled by other means: who has it is not known
         self.producer: bytes | None = None  # the actor that this process's call went to
         self.dropped_refs = dropped_refs
         self.waiters: list[Waiter] | None = None

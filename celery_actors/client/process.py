@@ -17,7 +17,10 @@ from copy import copy
 from time import monotonic
 from typing import Any
 
+from celery_actors.client.current import closing
+from celery_actors.client.environments import Environments
 from celery_actors.client.executors import Executors
+from celery_actors.client.groups import Groups
 from celery_actors.client.holds import Hold, HoldTable
 from celery_actors.client.housekeeping import Housekeeping
 from celery_actors.client.identity import after_fork
@@ -75,18 +78,21 @@ class Process:
         driver: bool,
         actor_id: bytes | None = None,
         creator_id: str = "",
+        namespace: str = "",
     ) -> None:
         self.settings = settings
         self.pid = os.getpid()
         self.caller = caller
         self.job_id = job_id
         self.node_id = node_id
+        self.beside: str | None = None  # the node that shares memory with this driver
         self.driver = driver  # renews a lease of its own
         self.leads_job = driver
         self.ends_cluster = False  # the cluster is private to this process
         self.actor_id = actor_id
         self.actor_hex = actor_id.hex() if actor_id is not None else ""
         self.creator_id = creator_id
+        self.namespace = namespace
         self.started = False
         self.signer = Signer(settings.key)
         self.redis = open_redis(settings)
@@ -108,6 +114,7 @@ class Process:
         self.outboxes: dict[bytes, Outbox] = {}
         self.streams = Streams(self)
         self.dirty: dict[Outbox, None] = {}
+        self.definition_names: dict[str, str] = {}  # of classes and functions, by digest
         self.sequence = 0
         self.connected = False
         self.closed = False
@@ -118,8 +125,12 @@ class Process:
             settings.broker_options.get("broker_use_ssl"),
         )
         self.sender = Sender(self)
+        self.environments = Environments(self)
         self.make_parts()
+        self._borrowed: list[Entry] = []  # refs that have come and are not kept yet
         self.inherited: list[Hold | None] = []
+        self.kept_for_restarts: dict[bytes, list[Any]] = {}
+        """By actor: what the arguments of its constructor keep alive, which may run again."""
         self.on_blocked: Callable[[], Callable[[], None]] | None = None
         """Set in actor processes: gives the CPU back while a call waits in ``get``."""
         self.parent_task: Callable[[], bytes | None] = lambda: None
@@ -132,6 +143,7 @@ class Process:
         channel = self.results.channel(self.caller.hex())
         self.replies = Replies(self.redis, channel, f"{self.settings.prefix}cluster")
         self.executors = Executors(self)
+        self.groups = Groups(self)
         self.recovery = Recovery(self)
         self.housekeeping = Housekeeping(self)
         if not keep_listener:
@@ -150,14 +162,14 @@ class Process:
 
     def settle_down(self) -> None:
         """Find the node that shares memory with this driver, for its large values."""
-        beside = node_beside(self.settings, self.control.nodes())
-        if beside is None:
-            self.codec.shares = False
-        else:
+        beside = self.beside = node_beside(self.settings, self.control.nodes())
+        self.codec.shares = beside is not None
+        if beside is not None:
             self.segments.belongs_to(beside)
 
     def close(self) -> None:
         """Send what is left, then close."""
+        closing(self)
         self.closed = True
         self.flush()
         self.listener.close()
@@ -189,8 +201,7 @@ class Process:
         with self.lock:
             sequence = self.next_sequence()
             entry = self.objects.add(object_id(self.caller, sequence))
-        for actor in dumped.actors:
-            self.control.hold(actor.hex(), f"{self.caller.hex()}/o{sequence}.0")
+        self.hold_contents(dumped, f"{self.caller.hex()}/o{sequence}.0")
         blob = self.codec.encode(entry.oid, dumped)
         if stored:
             self.results.put(entry.oid, blob)
@@ -202,12 +213,40 @@ class Process:
         """Return the entry of an object whose ref came here from elsewhere."""
         with self.lock:
             entry = self.objects.entries.get(oid)
-            if entry is None:
-                entry = self.objects.add(oid, foreign=oid[:8] != self.caller)
-                entry.escaped = True
-            else:
+            if entry is not None:
                 entry.refs += 1
+                return entry
+            entry = self.objects.add(oid, foreign=oid[:8] != self.caller)
+            entry.escaped = True
+            if entry.foreign:
+                self._borrowed.append(entry)
+            else:  # its last ref here went, while others kept it
+                self.objects.settle(entry, ObjectState.STORED)
             return entry
+
+    def keep_borrowed(self) -> None:
+        """Keep the objects stored whose refs have just come here.
+
+        Called after whatever carried the refs was unpickled, and before it is let go of: it
+        keeps them until then.
+        """
+        if not self._borrowed:
+            return
+        with self.lock:
+            borrowed, self._borrowed = self._borrowed, []
+            owner = self.holds.new_owner()
+            kept = [e for e in borrowed if self.objects.entries.get(e.oid) is e]
+            for entry in kept:
+                entry.hold = owner
+        if kept:
+            self.control.borrow([entry.oid.hex() for entry in kept], owner)
+
+    def hold_contents(self, dumped: Dumped, owner: str) -> None:
+        """Keep what is inside a value that is about to be stored, under the value's token."""
+        for actor in dumped.actors:
+            self.control.hold(actor.hex(), owner)
+        if dumped.objects:
+            self.control.borrow([oid.hex() for oid in dumped.objects], owner)
 
     def load(self, entry: Entry) -> Any:
         """Return the value of a settled entry, or raise what getting it raises."""
@@ -223,7 +262,10 @@ class Process:
                     f"object {entry.oid.hex()} is no longer stored: it was released, or no "
                     f"process that holds a ref to it ran for {self.settings.result_ttl:g} s"
                 )
-        return self.codec.load(entry.oid, blob)
+        try:
+            return self.codec.load(entry.oid, blob, entry.verified)
+        finally:
+            self.keep_borrowed()
 
     def future(self, entry: Entry) -> Future[Any]:
         """Return a future of the value; the background thread completes it."""
@@ -396,6 +438,7 @@ class Process:
                 if entry is None:
                     self.streams.arrived(task, index, state, value)
                     continue
+                entry.verified = value is not None and entry.pending
                 objects.settle(entry, state, value)
                 if entry.refs <= 0:
                     self.housekeeping.discard(entry)

@@ -21,7 +21,12 @@ from celery_actors.client.mailbox import LOST
 from celery_actors.client.objects import Entry, ObjectState
 from celery_actors.client.outbox import Outbox
 from celery_actors.control import ActorRecord
-from celery_actors.exceptions import ActorDiedError, ActorsError, OwnerDiedError
+from celery_actors.exceptions import (
+    ActorDiedError,
+    ActorsError,
+    OwnerDiedError,
+    RuntimeEnvSetupError,
+)
 from celery_actors.ids import CALLER_BYTES, object_id
 
 if TYPE_CHECKING:
@@ -34,8 +39,11 @@ logger = logging.getLogger(__name__)
 _AWAY: tuple[type[Exception], ...] = (redis.RedisError, ActorsError, *LOST)
 
 
-def death_of(process: Process, actor: bytes, record: ActorRecord | None) -> ActorDiedError:
-    """Return the error that calls to a dead actor raise, with its cause."""
+def death_of(process: Process, actor: bytes, record: ActorRecord | None) -> ActorsError:
+    """Return the error that calls to a dead actor raise, with its cause.
+
+    As Ray's, it is a RuntimeEnvSetupError where the actor's process could not be set up.
+    """
     if record is None:
         return ActorDiedError(
             f"actor {actor.hex()} is dead: its record is gone (it ended long ago, or its job is "
@@ -49,6 +57,9 @@ def death_of(process: Process, actor: bytes, record: ActorRecord | None) -> Acto
     if record.error:
         try:
             process.codec.load(object_id(actor[:CALLER_BYTES], 0), record.error)
+        except RuntimeEnvSetupError as cause:
+            who = "" if record.kind == "executor" else f"actor {record.class_name}: "
+            return RuntimeEnvSetupError(f"{who}{cause}")
         except Exception as cause:  # noqa: BLE001 - the user's own exception becomes the cause
             error.__cause__ = cause
     return error
@@ -65,6 +76,7 @@ class Recovery:
         self._ready: set[bytes] = set()
         self._unwanted: set[bytes] = set()  # objects whose calls others cancel
         self._orphans: dict[bytes, float] = {}
+        self._nodes_changed = False
         self._gaps: dict[bytes, int] = {}
 
     # -- hints -------------------------------------------------------------------
@@ -73,29 +85,47 @@ class Recovery:
         """Take in what is not a push; the background thread acts on it."""
         process = self._process
         kind, text = payload[:1], payload[1:].decode("ascii", "replace")
-        if channel == process.replies.caller_channel:
-            if kind == b"L":
-                process.executors.placed(bytes.fromhex(text))
-            elif kind == b"W":
-                self._ready.add(bytes.fromhex(text))
-            elif kind == b"K":
-                self._unwanted.add(bytes.fromhex(text))
-            elif kind == b"G":  # the actor saw a gap: "G<actor>:<sequence>"
-                actor, _, sequence = text.partition(":")
-                self._gaps[bytes.fromhex(actor)] = int(sequence)
-            else:
-                return
-        elif kind == b"D":
-            if bytes.fromhex(text) not in process.outboxes:
-                return
-            self._checks.add(text)
-        elif kind == b"C":
-            self._owner_ended(bytes.fromhex(text))
-        elif kind == b"R":
-            process.executors.reclaim()
+        to_us = channel == process.replies.caller_channel
+        if self._on_own_hint(kind, text) if to_us else self._on_cluster_hint(kind, text):
+            process.listener.wake()
+
+    def _on_own_hint(self, kind: bytes, text: str) -> bool:
+        """Take in what this process alone is told; whether there is something to do."""
+        process = self._process
+        if kind == b"L":  # an executor has its resources
+            process.executors.placed(bytes.fromhex(text))
+        elif kind == b"W":  # a value that was waited for is there
+            self._ready.add(bytes.fromhex(text))
+        elif kind == b"K":  # somebody cancels a call of this process
+            self._unwanted.add(bytes.fromhex(text))
+        elif kind == b"F":  # nobody else keeps an object of this process
+            process.housekeeping.returned(bytes.fromhex(text))
+        elif kind == b"G":  # the actor saw a gap: "G<actor>:<sequence>"
+            actor, _, sequence = text.partition(":")
+            self._gaps[bytes.fromhex(actor)] = int(sequence)
         else:
-            return
-        process.listener.wake()
+            return False
+        return True
+
+    def _on_cluster_hint(self, kind: bytes, text: str) -> bool:
+        """Take in what all processes are told; whether there is something to do."""
+        process = self._process
+        if kind == b"D":  # an actor is dead
+            process.kept_for_restarts.pop(bytes.fromhex(text), None)
+            if bytes.fromhex(text) not in process.outboxes:
+                return False
+            self._checks.add(text)
+        elif kind == b"C":  # a caller has ended
+            self._owner_ended(bytes.fromhex(text))
+        elif kind == b"P":  # a placement group has changed
+            process.groups.changed(text)
+        elif kind == b"R":  # somebody waits for resources
+            process.executors.reclaim()
+        elif kind == b"N" and process.driver and process.beside is None:  # a node came or went
+            self._nodes_changed = True
+        else:
+            return False
+        return True
 
     def check_later(self, actor: str) -> None:
         """Have the background thread look at the record of an actor."""
@@ -109,6 +139,9 @@ class Recovery:
         """
         process = self._process
         acted = False
+        if self._nodes_changed:  # one may share this machine's memory
+            process.settle_down()
+            self._nodes_changed = False
         while self._checks:
             actor = self._checks.pop()
             try:
@@ -232,7 +265,7 @@ class Recovery:
             process.dirty.pop(box, None)
             if process.holds.get(actor) is None:
                 process.outboxes.pop(actor, None)
-        process.executors.died(actor)
+        process.executors.died(actor, error)
 
     def check_if_dead(self, box: Outbox) -> None:
         """Settle what the store knows; fail the rest if the actor is dead."""

@@ -36,12 +36,15 @@ class Sender:
     def __init__(self, process: Process) -> None:
         self._p = process
 
-    def payload(self, dumped: Dumped) -> tuple[bytes, int, list[Any]]:
-        """Return the payload for pickled arguments, its flags, and what it keeps alive."""
+    def payload(self, dumped: Dumped, inline: bool = False) -> tuple[bytes, int, list[Any]]:
+        """Return the payload for pickled arguments, its flags, and what it keeps alive.
+
+        :param inline: not by way of shared memory, however large: it has to outlive nodes.
+        """
         actors = tuple(dumped.actors)
         flags = CallFlag.HANDLES if actors else CallFlag.NONE
         kept = list(dumped.kept)
-        if dumped.nbytes <= self._p.settings.shared_memory_limit:
+        if inline or dumped.nbytes <= self._p.settings.shared_memory_limit:
             return encode_body(dumped.frames, actors), flags, kept
         # Large arguments lie in shared memory until the call is resolved.
         plain = Dumped(frames=dumped.frames)

@@ -14,6 +14,8 @@ from __future__ import annotations
 from celery_actors.control.control import Control
 from celery_actors.control.errors import (
     CallerGone,
+    GroupNameTaken,
+    GroupRemoved,
     InsufficientResources,
     NodeGone,
     NodeNameTaken,
@@ -24,8 +26,14 @@ from celery_actors.control.records import (
     Creation,
     EndedCaller,
     Expired,
+    GroupRecord,
+    GroupRemoval,
+    GroupSpec,
+    GroupStrategy,
+    JobMetrics,
     JobRecord,
     Killed,
+    NamedActor,
     NodeRecord,
     NodeRemoval,
     NodeRenewal,
@@ -35,8 +43,10 @@ from celery_actors.control.records import (
     StartOrder,
 )
 from celery_actors.control.states import RAY_NAMES, ActorState
+from celery_actors.control.targets import ANYWHERE, LabelRule, Target
 
 __all__ = [
+    "ANYWHERE",
     "RAY_NAMES",
     "ActorRecord",
     "ActorSpec",
@@ -46,9 +56,18 @@ __all__ = [
     "Creation",
     "EndedCaller",
     "Expired",
+    "GroupNameTaken",
+    "GroupRecord",
+    "GroupRemoval",
+    "GroupRemoved",
+    "GroupSpec",
+    "GroupStrategy",
     "InsufficientResources",
+    "JobMetrics",
     "JobRecord",
     "Killed",
+    "LabelRule",
+    "NamedActor",
     "NodeGone",
     "NodeNameTaken",
     "NodeRecord",
@@ -58,4 +77,5 @@ __all__ = [
     "Placement",
     "Reaped",
     "StartOrder",
+    "Target",
 ]

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import cast
 
 from celery_actors.control.answers import Answer, milliseconds, seconds
-from celery_actors.control.errors import CallerGone, InsufficientResources, shortage
+from celery_actors.control.errors import CallerGone, InsufficientResources, removed, shortage
 from celery_actors.control.records import (
     RECORD_FIELDS,
     WHOLE,
@@ -17,12 +17,14 @@ from celery_actors.control.records import (
     ActorSpec,
     Creation,
     Killed,
+    NamedActor,
     Placement,
     Reaped,
     StartOrder,
 )
 from celery_actors.control.scripts import Scripts
 from celery_actors.control.states import ActorState
+from celery_actors.control.targets import shape_text
 
 
 class Actors:
@@ -43,14 +45,44 @@ class Actors:
                 spec.class_name,
                 int(spec.detached),
                 _shape(spec),
-                spec.blob,
+                spec.blob or b"",
+                int(spec.blob is not None),
+                spec.name,
+                spec.namespace,
+                spec.max_restarts,
+                spec.handle,
             )
         )
+        if answer.get("existing"):
+            return Creation(False, (), answer.get("existing"))
         if answer.flag("gone"):
             raise CallerGone(f"caller {spec.caller_id} is not registered or has been ended")
+        if answer.get("removed"):
+            raise removed(answer.get("removed"))
         if answer.get("short"):
             raise _shortage(spec, answer.get("short"))
         return Creation(answer.flag("placed"), answer.placements())
+
+    def provide(self, actor_id: str, blob: bytes) -> Creation:
+        """See :meth:`Control.provide`."""
+        answer = Answer(self._scripts.run("provide", actor_id, blob))
+        if answer.get("removed"):
+            raise removed(answer.get("removed"))
+        return Creation(answer.flag("placed"), answer.placements())
+
+    def named(self, namespace: str, name: str) -> NamedActor | None:
+        """See :meth:`Control.named_actor`."""
+        found = self._scripts.run("named", namespace, name)
+        return NamedActor(found[0].decode(), found[1]) if found else None
+
+    def names(self) -> list[tuple[str, str]]:
+        """See :meth:`Control.actor_names`."""
+        fields = cast("list[bytes]", self._scripts.run("names"))
+        return sorted(cast("tuple[str, str]", tuple(f.decode().split("\0", 1))) for f in fields)
+
+    def handle(self, actor_id: str) -> bytes | None:
+        """See :meth:`Control.actor_handle`."""
+        return cast("bytes | None", self._scripts.run("handle", actor_id))
 
     def read(self, actor_id: str) -> ActorRecord | None:
         """See :meth:`Control.actor`."""
@@ -66,9 +98,18 @@ class Actors:
         answer = self._scripts.run("begin", actor_id, incarnation, node_id, secrets.token_hex(8))
         if not answer:
             return None
-        row, blob = cast("tuple[list[bytes | int], bytes]", answer)
+        row, blob, namespace, attempts, unknown = cast(
+            "tuple[list[bytes | int], bytes, bytes, bytes, bytes]", answer
+        )
         actor = _record(row)
-        return StartOrder(actor, blob, actor.gpu_ids)
+        return StartOrder(
+            actor,
+            blob,
+            actor.gpu_ids,
+            namespace.decode(),
+            json.loads(attempts or b"{}"),
+            unknown == b"1",
+        )
 
     def alive(self, actor_id: str, incarnation: str, pid: int) -> bool:
         """See :meth:`Control.alive`."""
@@ -78,9 +119,9 @@ class Actors:
         """See :meth:`Control.failed`."""
         return bool(self._scripts.run("failed", actor_id, incarnation, _plain(cause), error or b""))
 
-    def kill(self, actor_id: str, cause: str) -> Killed:
+    def kill(self, actor_id: str, cause: str, no_restart: bool) -> Killed:
         """See :meth:`Control.kill`."""
-        answer = Answer(self._scripts.run("kill", actor_id, _plain(cause)))
+        answer = Answer(self._scripts.run("kill", actor_id, _plain(cause), int(no_restart)))
         return Killed(
             answer.placement("node"),
             answer.flag("was_pending"),
@@ -88,10 +129,20 @@ class Actors:
             answer.placements(),
         )
 
-    def reaped(self, actor_id: str, incarnation: str, node_id: str, cause: str) -> Reaped:
+    def reaped(
+        self,
+        actor_id: str,
+        incarnation: str,
+        node_id: str,
+        cause: str,
+        interrupted: Sequence[str],
+    ) -> Reaped:
         """See :meth:`Control.reaped`."""
-        answer = Answer(self._scripts.run("reaped", actor_id, incarnation, node_id, _plain(cause)))
-        return Reaped(answer.flag("died_now"), answer.placements())
+        calls = json.dumps(list(interrupted))
+        answer = Answer(
+            self._scripts.run("reaped", actor_id, incarnation, node_id, _plain(cause), calls)
+        )
+        return Reaped(answer.flag("died_now"), answer.placements(), answer.flag("over"))
 
     def block(self, actor_id: str, incarnation: str) -> tuple[Placement, ...]:
         """See :meth:`Control.block`."""
@@ -126,16 +177,7 @@ def _shape(spec: ActorSpec) -> str:
         raise ValueError(
             f"{spec.class_name}: {gpus / WHOLE:g} GPUs: more than one must be a whole number"
         )
-    return json.dumps(
-        {
-            "want": {kind: str(amount) for kind, amount in want.items()},
-            "node": spec.node_affinity,
-            "soft": spec.soft_affinity,
-            "spread": spec.spread,
-        },
-        sort_keys=True,
-        separators=(",", ":"),
-    )
+    return shape_text(want, spec.target)
 
 
 def _wanted(shape: str) -> dict[str, int]:
@@ -150,7 +192,7 @@ def _shortage(spec: ActorSpec, short: Mapping[str, object]) -> InsufficientResou
         {kind: amount for kind, amount in spec.resources.items() if amount},
         _numbers(short["best"]),
         _numbers(short["cluster"]),
-        None if spec.soft_affinity else spec.node_affinity,
+        spec.target,
         cast("list[str]", short["names"]),
         known=bool(short["named"]),
     )
@@ -183,4 +225,8 @@ def _record(row: Sequence[bytes | int]) -> ActorRecord:
         stopping=fields["stopping"] == b"1",
         detached=fields["detached"] == b"1",
         holds=cast(int, holds),
+        name=fields["name"].decode(),
+        namespace=fields["namespace"].decode(),
+        restarts=int(fields["restarts"] or 0),
+        max_restarts=int(fields["max_restarts"] or 0),
     )

@@ -23,13 +23,14 @@ class Callers:
         lease: float | None,
         node_id: str | None,
         driver: bool,
+        namespace: str,
     ) -> None:
         """See :meth:`Control.register_caller`."""
         if lease is None and node_id is None:
             raise ValueError("a caller has a lease of its own or shares its node's")
         ended = "" if lease is None else milliseconds(lease)
         if not self._scripts.run(
-            "register_caller", caller_id, job_id, node_id or "", ended, int(driver)
+            "register_caller", caller_id, job_id, node_id or "", ended, int(driver), namespace
         ):
             raise NodeGone(f"node {node_id} has been removed: its processes must end")
 

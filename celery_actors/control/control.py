@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import redis
 
 from celery_actors.control.actors import Actors
 from celery_actors.control.callers import Callers, Jobs
+from celery_actors.control.groups import Groups
 from celery_actors.control.holds import Holds
 from celery_actors.control.nodes import Nodes
+from celery_actors.control.observations import Observations
+from celery_actors.control.packages import Packages
 from celery_actors.control.records import (
     ActorRecord,
     ActorSpec,
     Creation,
     EndedCaller,
     Expired,
+    GroupRecord,
+    GroupRemoval,
+    GroupSpec,
+    JobMetrics,
     JobRecord,
     Killed,
+    NamedActor,
     NodeRecord,
     NodeRemoval,
     NodeRenewal,
@@ -46,6 +56,9 @@ class Control:
         self._jobs = Jobs(scripts)
         self._actors = Actors(scripts)
         self._holds = Holds(scripts)
+        self._groups = Groups(scripts)
+        self._packages = Packages(scripts)
+        self._observations = Observations(scripts)
 
     # Nodes
 
@@ -85,14 +98,16 @@ class Control:
         lease: float | None,
         node_id: str | None,
         driver: bool = False,
+        namespace: str = "",
     ) -> None:
         """Add a process that makes calls: with a lease of its own, or ending with its node.
 
         A driver begins its job.
 
+        :param namespace: of the job's names.
         :raises NodeGone: the node has been removed.
         """
-        self._callers.register(caller_id, job_id, lease, node_id, driver)
+        self._callers.register(caller_id, job_id, lease, node_id, driver, namespace)
 
     def renew_caller(self, caller_id: str, lease: float) -> bool:
         """Renew a caller's lease; False: the lease was lost and the record is gone."""
@@ -127,7 +142,8 @@ class Control:
         return self._jobs.actors(job_id)
 
     def forget_job(self, job_id: str) -> None:
-        """Delete what is left of a job: records of its dead actors, definitions, indexes.
+        """Delete what is left of a job: records of its dead actors, definitions, packages,
+        indexes.
 
         With actors that are detached, or dead and not yet reaped, the job's definitions stay
         until the last of these is gone.
@@ -142,15 +158,79 @@ class Control:
         """Return a pickled class or function of a job."""
         return self._jobs.definition(job_id, digest)
 
+    def store_package(self, job_id: str, digest: str, index: int, chunk: bytes) -> bool:
+        """Store a chunk of a package for a job; False: the job is over."""
+        return self._packages.store(job_id, digest, index, chunk)
+
+    def complete_package(self, job_id: str, digest: str, count: int) -> bool:
+        """Say that all chunks of a package are stored; False: the job is over."""
+        return self._packages.complete(job_id, digest, count)
+
+    def package_chunks(self, job_id: str, digest: str) -> int | None:
+        """Return the number of a package's chunks; None: it is not stored (completely)."""
+        return self._packages.count(job_id, digest)
+
+    def package_chunk(self, job_id: str, digest: str, index: int) -> bytes | None:
+        """Return a chunk of a package."""
+        return self._packages.chunk(job_id, digest, index)
+
+    def keep_calls(self, job_id: str, rows: Sequence[str]) -> None:
+        """Keep what an ended process tells of its calls, as long as the job's records.
+
+        Of all the job's processes the last 5,000 are kept; of a job that is gone, none.
+        """
+        self._observations.keep_calls(job_id, rows)
+
+    def kept_calls(self, job_id: str) -> list[bytes]:
+        """Return what ended processes of the job have told, the oldest first."""
+        return self._observations.kept_calls(job_id)
+
+    def add_metrics(self, caller_id: str, number: int, what: str) -> None:
+        """Write what a process has measured; a number that was written already is ignored.
+
+        :param what: JSON: ``describe`` metrics by name, ``add`` to sums and ``set`` gauges,
+            by series.
+        """
+        self._observations.add_metrics(caller_id, number, what)
+
+    def metrics(self) -> list[JobMetrics]:
+        """Return what the processes of each job have measured."""
+        return self._observations.metrics()
+
     # Actors
 
     def create(self, spec: ActorSpec) -> Creation:
         """Create an actor, held by its caller; placed at once, or waiting in the line.
 
+        Does nothing where an actor of that name lives; the answer says which.
+
         :raises InsufficientResources: no node has as much, even with nothing running.
         :raises CallerGone: the caller is not registered.
+        :raises GroupRemoved: it is to run in a placement group that is no more.
         """
         return self._actors.create(spec)
+
+    def provide(self, actor_id: str, blob: bytes) -> Creation:
+        """Bring what an actor was created without: it is placed, or waits in the line.
+
+        :raises GroupRemoved: it was to run in a placement group that is no more.
+        """
+        return self._actors.provide(actor_id, blob)
+
+    def named_actor(self, namespace: str, name: str) -> NamedActor | None:
+        """Return the living actor of that name.
+
+        A name is free as soon as its actor is on its way out: dead, or without any hold.
+        """
+        return self._actors.named(namespace, name)
+
+    def actor_names(self) -> list[tuple[str, str]]:
+        """Return namespace and name of all actors that have a name."""
+        return self._actors.names()
+
+    def actor_handle(self, actor_id: str) -> bytes | None:
+        """Return what was kept to make handles to an actor; None: unknown or dead."""
+        return self._actors.handle(actor_id)
 
     def actor(self, actor_id: str) -> ActorRecord | None:
         """Return an actor's record; None when unknown, or dead for long."""
@@ -175,13 +255,28 @@ class Control:
         """An actor says of itself that it is over; resources stay reserved until reaped."""
         return self._actors.failed(actor_id, incarnation, cause, error)
 
-    def kill(self, actor_id: str, cause: str) -> Killed:
-        """Make an actor dead at once; resources of its process stay reserved until reaped."""
-        return self._actors.kill(actor_id, cause)
+    def kill(self, actor_id: str, cause: str, no_restart: bool = True) -> Killed:
+        """Make an actor dead at once; resources of its process stay reserved until reaped.
 
-    def reaped(self, actor_id: str, incarnation: str, node_id: str, cause: str) -> Reaped:
-        """Say that the process is gone: resources are released, the actor is dead if it was not."""
-        return self._actors.reaped(actor_id, incarnation, node_id, cause)
+        With ``no_restart=False`` one that may be begun again is not dead: only its process
+        is to be killed.
+        """
+        return self._actors.kill(actor_id, cause, no_restart)
+
+    def reaped(
+        self,
+        actor_id: str,
+        incarnation: str,
+        node_id: str,
+        cause: str,
+        interrupted: Sequence[str] = (),
+    ) -> Reaped:
+        """Say that the process is gone: resources are released; the actor waits to be begun
+        again if it may be, and is dead if it was not.
+
+        :param interrupted: ids of the calls that had started and were not committed.
+        """
+        return self._actors.reaped(actor_id, incarnation, node_id, cause, interrupted)
 
     def block(self, actor_id: str, incarnation: str) -> tuple[Placement, ...]:
         """Give the actor's CPUs back while a call in it waits."""
@@ -196,8 +291,39 @@ class Control:
         return self._actors.sweep_unstarted(older_than)
 
     def waiting(self) -> int:
-        """Return how many requests wait for resources."""
+        """Return how many requests wait for resources: actors and placement groups."""
         return self._actors.waiting()
+
+    # Placement groups
+
+    def create_group(self, spec: GroupSpec) -> None:
+        """Create a placement group: all bundles are reserved at once, or it waits in the line.
+
+        One that no nodes are large enough for waits, too: there may be others later.
+
+        :raises GroupNameTaken: another group has the name.
+        :raises CallerGone: the caller is not registered.
+        """
+        self._groups.create(spec)
+
+    def group(self, group_id: str) -> GroupRecord | None:
+        """Return a placement group; None when unknown, or removed for long."""
+        return self._groups.read(group_id)
+
+    def groups(self) -> list[GroupRecord]:
+        """Return all placement groups, those removed a short while ago among them."""
+        return self._groups.all()
+
+    def named_group(self, namespace: str, name: str) -> str | None:
+        """Return the id of the placement group of that name."""
+        return self._groups.named(namespace, name)
+
+    def remove_group(self, group_id: str, cause: str) -> GroupRemoval:
+        """Remove a placement group; what runs in it, or waits for it, is dead of ``cause``.
+
+        What nothing runs on is free at once, the rest when the processes are reaped.
+        """
+        return self._groups.remove(group_id, cause)
 
     # Holds
 
@@ -216,3 +342,15 @@ class Control:
     def holds(self, actor_id: str) -> set[str]:
         """Return the owners' tokens."""
         return self._holds.of(actor_id)
+
+    def borrow(self, objects: Sequence[str], owner: str) -> bool:
+        """Keep objects of other processes stored; False: the owner has ended."""
+        return self._holds.borrow(objects, owner)
+
+    def give_back(self, objects: Sequence[str], owner: str) -> None:
+        """Drop what :meth:`borrow` wrote; who made them is told where nobody else has a hold."""
+        self._holds.give_back(objects, owner)
+
+    def lent(self, objects: Sequence[str]) -> list[bool]:
+        """Return for each object whether other processes or objects keep it."""
+        return self._holds.lent(objects)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from celery_actors.control.targets import Target
+
 _PLURALS = {"CPU": "CPUs", "GPU": "GPUs"}
 
 
@@ -35,12 +37,28 @@ class CallerGone(RuntimeError):
     """The calling process is not registered, or its lease was lost and it was ended."""
 
 
+class GroupRemoved(ValueError):
+    """The placement group has been removed, or was never there."""
+
+
+def removed(group_id: str) -> GroupRemoved:
+    """Return the error that says that a placement group is no more."""
+    return GroupRemoved(
+        f"placement group {group_id} was removed (or its job ended, or there never was one): "
+        "nothing can run in it"
+    )
+
+
+class GroupNameTaken(ValueError):
+    """Another placement group has that name in that namespace."""
+
+
 def shortage(
     what: str,
     asked: Mapping[str, int],
     best: Mapping[str, int],
     cluster: Mapping[str, int],
-    affinity: str | None,
+    target: Target,
     nodes: Sequence[str],
     *,
     known: bool,
@@ -50,9 +68,17 @@ def shortage(
     ``best`` and ``cluster`` are over the nodes that the request allows; ``known`` says
     whether there is any such node.
     """
+    affinity = target.node if target.pinned else None
     message = _lack(what, asked, best, cluster, affinity)
     present = ", ".join(sorted(nodes))
-    if not known:
+    if not known and target.labels:
+        rules = " and ".join(map(str, target.labels))
+        where = f" that is {affinity}" if affinity else ""
+        message = (
+            f"{what} asks for a node with the labels {rules}{where}; the cluster has only nodes "
+            f"without them: {present}"
+        )
+    elif not known:
         message = f"{what} asks for the node {affinity!r}; the cluster has only: {present}"
     elif message is None:
         together = ", ".join(_count(kind, asked[kind]) for kind in sorted(asked))

@@ -1,14 +1,15 @@
-"""Holds: who keeps an actor alive.
+"""Holds: who keeps an actor alive, or an object stored.
 
 An owner's token is ``{caller_id}/{rest}`` with rest ``p`` (the process has a handle; ``p{n}`` for
 each time that it took one anew),
 ``c{sequence}:{actor_id}`` (a handle inside a queued call to that actor) or
-``o{sequence}.{index}`` (a handle inside a stored object), or ``{job_id}/job``.
+``o{sequence}.{index}`` (a handle or ref inside a stored object), or ``{job_id}/job``.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from celery_actors.control.answers import texts
 from celery_actors.control.scripts import Scripts
@@ -33,6 +34,18 @@ class Holds:
     def release(self, actor_id: str, owner: str) -> bool:
         """See :meth:`Control.release_hold`."""
         return bool(self._scripts.run("release_hold", actor_id, _checked(owner)))
+
+    def borrow(self, objects: Sequence[str], owner: str) -> bool:
+        """See :meth:`Control.borrow`."""
+        return bool(self._scripts.run("borrow", _checked(owner), *objects))
+
+    def give_back(self, objects: Sequence[str], owner: str) -> None:
+        """See :meth:`Control.give_back`."""
+        self._scripts.run("give_back", _checked(owner), *objects)
+
+    def lent(self, objects: Sequence[str]) -> list[bool]:
+        """See :meth:`Control.lent`."""
+        return list(map(bool, self._scripts.run("lent", *objects)))
 
     def of(self, actor_id: str) -> set[str]:
         """See :meth:`Control.holds`."""

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from celery_actors.control.states import RAY_NAMES, ActorState
+from celery_actors.control.states import ActorState, GroupState, ray_name
+from celery_actors.control.targets import ANYWHERE, LabelRule, Target
 
 ActorKind = Literal["actor", "executor"]
 
@@ -35,7 +36,28 @@ RECORD_FIELDS = (
     "since",
     "stopping",
     "detached",
+    "name",
+    "namespace",
+    "restarts",
+    "max_restarts",
 )
+
+
+# The same of a placement group.
+GROUP_FIELDS = (
+    "state",
+    "name",
+    "namespace",
+    "job",
+    "detached",
+    "shape",
+    "nodes",
+    "created",
+    "placed",
+    "since",
+)
+
+GroupStrategy = Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +151,59 @@ class NodeRemoval:
 
 
 @dataclass(frozen=True, slots=True)
+class GroupSpec:
+    """A placement group to be created.
+
+    :ivar creator_actor: the actor that creates it, if one does.
+    :ivar bundles: what each reserves.
+    :ivar labels: for each bundle what its node's labels must be; empty: nothing for any.
+    :ivar name: unique in ``namespace`` among groups that are not removed; empty: none.
+    """
+
+    group_id: str
+    job_id: str
+    caller_id: str
+    bundles: tuple[Mapping[str, int], ...]
+    strategy: GroupStrategy = "PACK"
+    labels: tuple[tuple[LabelRule, ...], ...] = ()
+    name: str = ""
+    namespace: str = ""
+    detached: bool = False
+    creator_actor: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class GroupRecord:
+    """A placement group as the cluster knows it.
+
+    :ivar node_ids: for each bundle its node; ``None``: it is not reserved (any more).
+    :ivar placed_at: when all bundles were last reserved.
+    """
+
+    group_id: str
+    state: GroupState
+    name: str
+    namespace: str
+    job_id: str
+    detached: bool
+    strategy: GroupStrategy
+    bundles: tuple[Mapping[str, int], ...]
+    node_ids: tuple[str | None, ...]
+    created_at: float
+    placed_at: float | None
+    state_since: float
+
+
+@dataclass(frozen=True, slots=True)
+class GroupRemoval:
+    """What follows from the removal of a group: as :class:`EndedCaller`."""
+
+    stop: tuple[Placement, ...] = ()
+    cancelled: tuple[str, ...] = ()
+    placements: tuple[Placement, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Expired:
     """Ids whose leases have ended by Redis's clock."""
 
@@ -148,8 +223,28 @@ class JobRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class JobMetrics:
+    """What a job's processes have measured.
+
+    ``sums`` has descriptions by the metric's name and sums by series; ``gauges`` those of
+    each process by series.
+    """
+
+    job_id: str
+    sums: Mapping[str, str]
+    gauges: Mapping[str, Mapping[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
 class ActorSpec:
-    """An actor to be created.  ``blob`` is kept for its node, unread."""
+    """An actor to be created.
+
+    :ivar blob: kept for its node, unread; ``None``: arguments are still being made, and
+        :meth:`Control.provide` brings it.
+    :ivar name: unique in ``namespace`` among actors that live; empty: none.
+    :ivar max_restarts: how often it is begun again when its process is lost; -1: always.
+    :ivar handle: what a process needs to make a handle to it, kept unread.
+    """
 
     actor_id: str
     job_id: str
@@ -157,19 +252,25 @@ class ActorSpec:
     kind: ActorKind
     class_name: str
     resources: Mapping[str, int]
-    blob: bytes
+    blob: bytes | None
     detached: bool = False
-    node_affinity: str | None = None
-    soft_affinity: bool = False
-    spread: bool = False
+    name: str = ""
+    namespace: str = ""
+    max_restarts: int = 0
+    handle: bytes = b""
+    target: Target = ANYWHERE
 
 
 @dataclass(frozen=True, slots=True)
 class Creation:
-    """``placed`` False: it waits for resources."""
+    """``placed`` False: it waits for resources.
+
+    ``existing``: nothing was created, since that actor has the name.
+    """
 
     placed: bool
     placements: tuple[Placement, ...]
+    existing: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,20 +295,38 @@ class ActorRecord:
     stopping: bool
     detached: bool
     holds: int
+    name: str = ""
+    namespace: str = ""
+    restarts: int = 0
+    max_restarts: int = 0
 
     @property
     def ray_state(self) -> str:
         """The state under Ray's name."""
-        return RAY_NAMES[self.state]
+        return ray_name(self.state, self.restarts)
+
+    @property
+    def waits(self) -> bool:
+        """Whether no process of it has begun (again) yet."""
+        return self.state in ("UNREADY", "PENDING", "PLACED")
 
 
 @dataclass(frozen=True, slots=True)
 class StartOrder:
-    """A claimed placement: all that a node needs to start the process."""
+    """A claimed placement: all that a node needs to start the process.
+
+    :ivar namespace: the job's, in which the process looks names up.
+    :ivar attempts: how often calls that the death of earlier processes interrupted were
+        begun, by call id (hex of caller and sequence).
+    :ivar unknown: the last process was lost with the record of what it had begun.
+    """
 
     actor: ActorRecord
     blob: bytes
     gpu_ids: tuple[int, ...]
+    namespace: str = ""
+    attempts: Mapping[str, int] = field(default_factory=dict)
+    unknown: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +341,19 @@ class Killed:
 
 @dataclass(frozen=True, slots=True)
 class Reaped:
-    """``died_now``: the record learnt of the death from this."""
+    """``died_now``: the record learnt of the death from this.
+
+    ``over``: the actor is dead, so that its mailbox can go; else it is (or was) begun again.
+    """
 
     died_now: bool
     placements: tuple[Placement, ...]
+    over: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class NamedActor:
+    """An actor that was found by its name."""
+
+    actor_id: str
+    handle: bytes

@@ -1,8 +1,8 @@
 """Runs the Lua scripts beside this module.
 
-A script's first line names the parts that it is built on (``-- needs: base placement``);
-they are put before it, and before them the table of states and the names of a record's
-fields, which are Python's to define.
+A script's first line names the parts that it is built on (``-- needs: base placement``),
+and so may that of a part; they are put before it, each once, and before them the tables of
+states and the names of the records' fields, which are Python's to define.
 
 Guarantee: a script is sent whole whenever Redis does not know it (after a restart or a
 ``SCRIPT FLUSH``), so a caller never sees NOSCRIPT.  A connection that is lost before the
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib.resources import files
 from typing import Any, cast
@@ -21,8 +22,8 @@ from typing import Any, cast
 import redis
 from redis.exceptions import NoScriptError
 
-from celery_actors.control.records import RECORD_FIELDS
-from celery_actors.control.states import ACTOR_TRANSITIONS
+from celery_actors.control.records import GROUP_FIELDS, RECORD_FIELDS
+from celery_actors.control.states import ACTOR_TRANSITIONS, GROUP_TRANSITIONS
 
 Argument = str | bytes | int
 
@@ -51,11 +52,21 @@ class Scripts:
 
 @cache
 def _load(name: str) -> tuple[str, str]:
+    parts: dict[str, str] = {}
+    _gather(name, parts)
+    source = "\n".join([_preamble(), *parts.values()])
+    return source, hashlib.sha1(source.encode()).hexdigest()
+
+
+def _gather(name: str, parts: dict[str, str]) -> None:
+    """Add a script's parts, those that they are built on first, then itself."""
     body = _read(name)
     first = body.split("\n", 1)[0]
-    parts = first.removeprefix(_NEEDS).split()
-    source = "\n".join([_preamble(), *map(_read, parts), body])
-    return source, hashlib.sha1(source.encode()).hexdigest()
+    if first.startswith(_NEEDS):
+        for part in first.removeprefix(_NEEDS).split():
+            if part not in parts:
+                _gather(part, parts)
+    parts[name] = body
 
 
 def _read(name: str) -> str:
@@ -63,11 +74,23 @@ def _read(name: str) -> str:
 
 
 def _preamble() -> str:
+    return (
+        f"local ALLOWED = {_table(ACTOR_TRANSITIONS)}\n"
+        f"local GROUP_ALLOWED = {_table(GROUP_TRANSITIONS)}\n"
+        f"local RECORD = {_names(RECORD_FIELDS)}\n"
+        f"local GROUP_RECORD = {_names(GROUP_FIELDS)}\n"
+        "local ENTROPY = ARGV[2]\n"
+    )
+
+
+def _table(transitions: Mapping[Any, Iterable[str]]) -> str:
     rows = ",\n".join(
         f"  {state} = {{ {', '.join(f'{follower} = true' for follower in sorted(followers))} }}"
-        for state, followers in ACTOR_TRANSITIONS.items()
+        for state, followers in transitions.items()
     )
-    fields = ", ".join(f"'{field}'" for field in RECORD_FIELDS)
-    return (
-        f"local ALLOWED = {{\n{rows}\n}}\nlocal RECORD = {{ {fields} }}\nlocal ENTROPY = ARGV[2]\n"
-    )
+    return f"{{\n{rows}\n}}"
+
+
+def _names(fields: Iterable[str]) -> str:
+    quoted = ", ".join(f"'{field}'" for field in fields)
+    return f"{{ {quoted} }}"

@@ -16,6 +16,7 @@ class NodeOptions:
     num_gpus: float | None = None
     resources: Mapping[str, float] = field(default_factory=dict)
     memory: int | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         amounts = {"num_cpus": self.num_cpus, "num_gpus": self.num_gpus, "memory": self.memory}
@@ -38,4 +39,6 @@ class NodeOptions:
             resources["memory"] = self.memory
         if resources:
             argv += ["--resources", json.dumps(resources, sort_keys=True)]
+        if self.labels:
+            argv += ["--labels", json.dumps(dict(self.labels), sort_keys=True)]
         return argv

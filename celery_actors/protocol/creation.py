@@ -2,7 +2,9 @@
 
 ``b"CAC1"``, a 16-byte signature over ``b"creation"``, the actor's id and the rest, then a
 pickled :class:`Creation`.  A definition (a pickled class or function) is
-``b"CAD1"``, a signature over ``b"definition"`` and the rest, then the pickle.
+``b"CAD1"``, a signature over ``b"definition"`` and the rest, then the pickle.  What handles
+to an actor are made from, where it is found by its name, is ``b"CAH1"``, a signature over
+``b"handle"``, the actor's id and the rest, then a pickle.
 """
 
 from __future__ import annotations
@@ -13,19 +15,23 @@ from dataclasses import dataclass
 
 from celery_actors.exceptions import TamperedError
 from celery_actors.protocol.concurrency import SERIAL, Concurrency
+from celery_actors.protocol.environment import NO_ENVIRONMENT, Environment
 from celery_actors.protocol.signing import SIGNATURE_BYTES, Signer
 
 __all__ = [
     "Creation",
     "decode_creation",
     "decode_definition",
+    "decode_handle",
     "definition_digest",
     "encode_creation",
     "encode_definition",
+    "encode_handle",
 ]
 
 _CREATION = (b"CAC1", b"creation")
 _DEFINITION = (b"CAD1", b"definition")
+_HANDLE = (b"CAH1", b"handle")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +42,9 @@ class Creation:
     :ivar flags, payload: the constructor's arguments, as of a call.
     :ivar sys_path: where the creator finds its own modules.
     :ivar concurrency: how many of its calls run at a time, and how.
+    :ivar environment: its ``runtime_env``, together with what it inherits.
+    :ivar group: the placement group in which it runs; empty: none.
+    :ivar captures: what it creates runs in that group as well, unless it says otherwise.
     """
 
     class_digest: str
@@ -45,6 +54,9 @@ class Creation:
     payload: bytes
     sys_path: tuple[str, ...]
     concurrency: Concurrency = SERIAL
+    environment: Environment = NO_ENVIRONMENT
+    group: str = ""
+    captures: bool = False
 
 
 def encode_creation(signer: Signer, actor: bytes, creation: Creation) -> bytes:
@@ -88,6 +100,24 @@ def decode_definition(signer: Signer, data: bytes, name: str) -> bytes:
     what = f"definition {name}"
     body = _body(magic, data, what)
     signer.check(data[4 : 4 + SIGNATURE_BYTES], kind, body, what=what)
+    return body
+
+
+def encode_handle(signer: Signer, actor: bytes, pickled: bytes) -> bytes:
+    """Sign the pickled description of an actor's class."""
+    magic, kind = _HANDLE
+    return b"".join((magic, signer.sign(kind, actor, pickled), pickled))
+
+
+def decode_handle(signer: Signer, actor: bytes, data: bytes) -> bytes:
+    """Verify the description of an actor's class; returns the pickle.
+
+    :raises TamperedError: altered, or another actor's.
+    """
+    magic, kind = _HANDLE
+    what = f"the description of actor {actor.hex()}"
+    body = _body(magic, data, what)
+    signer.check(data[4 : 4 + SIGNATURE_BYTES], kind, actor, body, what=what)
     return body
 
 

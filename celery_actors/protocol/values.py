@@ -48,6 +48,7 @@ __all__ = [
     "encode_push",
     "encode_value",
     "pack_frames",
+    "read_value",
     "unpack_frames",
 ]
 
@@ -146,6 +147,12 @@ def decode_value(signer: Signer, oid: bytes, data: bytes) -> Value:
     signer.check(
         view[:SIGNATURE_BYTES], _VALUE_KIND, oid, view[SIGNATURE_BYTES:], what=f"object {oid.hex()}"
     )
+    return read_value(data)
+
+
+def read_value(data: bytes) -> Value:
+    """Take a value apart whose signature, or that of a push around it, was checked."""
+    view = memoryview(data)
     flags = data[SIGNATURE_BYTES]
     offset = SIGNATURE_BYTES + 1
     if not flags & ValueFlag.CONTAINS:

@@ -16,6 +16,7 @@ from celery_actors.protocol.values import (
     decode_value,
     encode_value,
     pack_frames,
+    read_value,
     unpack_frames,
 )
 from celery_actors.serialization import Dumped
@@ -91,14 +92,15 @@ class Codec:
         """
         return decode_value(self._signer, oid, blob)
 
-    def load(self, oid: bytes, blob: bytes) -> Any:
+    def load(self, oid: bytes, blob: bytes, verified: bool = False) -> Any:
         """Verify and unpickle a stored value.
 
+        :param verified: it came in a push, under a signature that was checked.
         :raises TaskError: the value is an error of user code (also of the user's class).
         :raises ObjectLostError: its segment is gone.
         :raises TamperedError: altered.
         """
-        value = decode_value(self._signer, oid, blob)
+        value = read_value(blob) if verified else decode_value(self._signer, oid, blob)
         loaded = serialization.loads(self._frames(oid, value))
         if not value.flags & ValueFlag.ERROR:
             return loaded

@@ -157,13 +157,16 @@ class RedisConnection:
             found.append(value)
         return found
 
-    def readable(self, timeout: float = 0.0) -> bool:
-        """Whether there is something to read within ``timeout`` seconds."""
+    def readable(self, timeout: float | None = 0.0) -> bool:
+        """Whether there is something to read within ``timeout`` seconds; ``None``: no end.
+
+        :raises OSError: the connection is lost.
+        """
         if self._sock is None:
             raise ConnectionResetError("not connected to Redis")
         poll = select.poll()
         poll.register(self._sock, select.POLLIN)
-        return bool(poll.poll(timeout * 1000))
+        return bool(poll.poll(None if timeout is None else timeout * 1000))
 
     def _fill(self) -> None:
         if self._sock is None:

@@ -139,6 +139,17 @@ class Results:
         pipe.pexpire(key, self.ttl_ms)
         pipe.execute()
 
+    def tell_waiters(self, oid: bytes) -> None:
+        """Tell those who wait for a value that :meth:`put` has stored it."""
+        caller, sequence, index = split_object_id(oid)
+        key, field = self.waiters(caller), cast(str, _FIELD.pack(sequence, index))
+        waiting = cast("bytes | None", self._redis.hget(key, field))
+        if waiting:
+            words = waiting.decode().split()
+            for channel, name in zip(words[::2], words[1::2], strict=True):
+                self._redis.publish(channel, f"W{name}")
+            self._redis.hdel(key, field)
+
     def cancel(self, actor: bytes, task_id: bytes) -> None:
         """Note that a call is to be cancelled, for a process that can't be told yet."""
         key = self._cancelled(actor)
@@ -255,6 +266,14 @@ class Committer:
             return not self._connection.is_open or self._connection.readable()
         except OSError:
             return True
+
+    def wait_for_answer(self) -> None:
+        """Wait, with no lock held, until :meth:`finish` would not; another may finish first."""
+        if self._in_flight is not None:
+            try:
+                self._connection.readable(None)
+            except OSError:
+                return  # finish() connects again
 
     def open(self) -> dict[bytes, Cursor]:
         """Connect; returns the callers' cursors that earlier incarnations left."""

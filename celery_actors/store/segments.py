@@ -17,6 +17,7 @@ from typing import Any, cast
 import redis
 
 from celery_actors.config import Settings
+from celery_actors.exceptions import ObjectFetchTimedOutError
 from celery_actors.ids import node_queue_name
 from celery_actors.protocol.orders import Order, OrderKind
 from celery_actors.store.shm import Segment, SegmentLost, SharedMemoryStore
@@ -80,6 +81,7 @@ class Segments:
         """Map a segment's frames; fetch it from its node first where it isn't here.
 
         :raises SegmentLost: it was released, or its node is gone.
+        :raises ObjectFetchTimedOutError: its node did not send it in time.
         """
         try:
             return self.store.read(segment)
@@ -98,7 +100,12 @@ class Segments:
         left = sum(segment.lengths)
         while left > 0:
             item = cast("Any", self._redis.blpop([key], timeout=_PATIENCE))
-            if item is None or not item[1]:
+            if item is None:
+                raise ObjectFetchTimedOutError(
+                    f"segment {segment.name} did not come from node {segment.node} within "
+                    f"{_PATIENCE:g} s: is that node overloaded, or cut off from RabbitMQ?"
+                )
+            if not item[1]:
                 raise SegmentLost(
                     f"segment {segment.name} could not be fetched from node {segment.node}"
                 )

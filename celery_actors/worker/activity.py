@@ -1,4 +1,4 @@
-"""What Celery's tools see of an actor: events, counts, the call that runs now.
+"""What Celery's tools see of an actor: events, counts, the call that runs now, the last ones.
 
 Events are off until ``-E`` or a monitor turns them on.  They are complete up to
 :data:`MOST_A_SECOND` calls a second an actor; beyond that a sample is sent (the counts
@@ -15,13 +15,16 @@ from typing import Any
 
 from celery.worker import state as worker_state
 
+from celery_actors.exceptions import ActorUnavailableError, TaskCancelledError
 from celery_actors.ids import celery_id
 from celery_actors.protocol.calls import Call
 from celery_actors.worker.intake import PlainCall
 
-__all__ = ["MOST_A_SECOND", "Activity"]
+__all__ = ["MOST_A_SECOND", "Activity", "failure_of"]
 
 MOST_A_SECOND = 1000
+_RECENT = 1000
+_SHOWN = 500  # characters of an error's text
 
 
 class _CurrentCall:
@@ -73,6 +76,7 @@ class Activity:
     """Written by the executor's threads, read by the consumer's.
 
     :ivar running: the calls that run, by :func:`id`, and since when (seconds of the epoch).
+    :ivar recent: the last calls that ended; read them with :meth:`ended`.
     """
 
     def __init__(self, hostname: str, queue: str, pid: int, describe: Callable[[str], str]) -> None:
@@ -81,6 +85,9 @@ class Activity:
         self.pid = pid
         self.describe = describe
         self.running: dict[int, tuple[Call | PlainCall, float]] = {}
+        # Caller (of a plain client ``None``), task, method, name, attempt, start, end, failure.
+        # Not the call itself: it would keep its arguments.
+        self.recent: deque[tuple[Any, ...]] = deque(maxlen=_RECENT)
         self.executed = 0
         self.sampled_out = 0
         self.events_on = False
@@ -134,14 +141,39 @@ class Activity:
         self.wake()
         return True
 
+    def ended(
+        self,
+    ) -> Iterator[tuple[str, str, str | None, int, float, float, tuple[str, str] | None]]:
+        """Return the last calls that ended, the last one first.
+
+        :returns: task id, function, name, attempt, start, end, and why it failed.
+        """
+        for caller, task, method, *rest in reversed(_copied(self.recent)):
+            task_id = task if caller is None else celery_id(caller, task)
+            yield task_id, self.describe(method), *rest
+
     def end(
-        self, call: Call | PlainCall, error: BaseException | None, runtime: float | None
+        self,
+        call: Call | PlainCall,
+        error: BaseException | None,
+        runtime: float | None,
+        attempt: int = 0,
+        name: str | None = None,
     ) -> None:
         """A call is over.
 
         :param runtime: in seconds, of a call of which events are sent, else ``None``.
+        :param name: under which tools show it, if it has one of its own.
         """
-        self.running.pop(id(call), None)
+        _, since = self.running.pop(id(call), (call, 0.0))
+        failure = None if error is None else failure_of(error)
+        now = time.time()
+        if isinstance(call, Call):
+            self.recent.append(
+                (call.caller, call.task, call.method, name, attempt, since, now, failure)
+            )
+        else:
+            self.recent.append((None, call.task_id, call.name, name, attempt, since, now, failure))
         if runtime is None:
             return
         uuid, name = self.identity(call)
@@ -154,3 +186,27 @@ class Activity:
             fields |= {"exception": repr(error)[:500], "traceback": trace[-4000:]}
             self.events.append(("task-failed", fields))
         self.wake()
+
+
+def failure_of(error: BaseException | None) -> tuple[str, str] | None:
+    """Return the type of an error, under Ray's name, and its text; of none nothing."""
+    if error is None:
+        return None
+    kind = "TASK_EXECUTION_EXCEPTION"
+    if isinstance(error, TaskCancelledError):
+        kind = "TASK_CANCELLED"
+    elif isinstance(error, ActorUnavailableError):
+        kind = "ACTOR_UNAVAILABLE"
+    try:
+        text = str(error)
+    except Exception as raised:  # noqa: BLE001 - a user's __str__ may raise anything
+        text = f"(its text can't be made: {type(raised).__name__})"
+    return kind, f"{type(error).__name__}: {text}"[:_SHOWN]
+
+
+def _copied(ring: deque[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    while True:
+        try:
+            return list(ring)
+        except RuntimeError:  # an executor's thread appended meanwhile
+            continue

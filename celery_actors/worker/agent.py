@@ -15,7 +15,7 @@ import os
 import socket
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -31,9 +31,13 @@ from celery_actors.store.segments import make_store, send_segment
 from celery_actors.store.shm import Segment, SharedMemoryStore
 from celery_actors.store.whereabouts import BOOT, whereabouts
 from celery_actors.worker.children import Child, Children
+from celery_actors.worker.environment_cache import EnvironmentCache
+from celery_actors.worker.environments import report_failure, unstarted
 from celery_actors.worker.janitor import Janitor
+from celery_actors.worker.labels import node_labels
 from celery_actors.worker.launch import Launch
 from celery_actors.worker.postman import Postman
+from celery_actors.worker.recorder import forget_recorder, interrupted_calls
 from celery_actors.worker.resources import NodeResources, visible_devices
 
 __all__ = ["NodeAgent", "units"]
@@ -70,7 +74,8 @@ class NodeAgent:
         self.name = name or f"{self.host}-{self.node_id[:6]}"
         self.queue = node_queue_name(self.node_id)
         self._resources = resources
-        self._labels = {**(labels or {}), **whereabouts(settings)}
+        given = node_labels(self.node_id, resources.gpus, labels or {})
+        self._labels = {**given, **whereabouts(settings)}
         self._send_events = send_events
         self._log_dir = log_dir
         self._on_lease_lost = on_lease_lost
@@ -82,6 +87,7 @@ class NodeAgent:
         environment = {k: v for k, v in os.environ.items() if k != "CELERY_ACTORS_KEY"}
         environment["CUDA_VISIBLE_DEVICES"] = ""
         self._children = Children(environment)
+        self._environments = EnvironmentCache(self.node_id)
         self._todo: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
         self._wakeup = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._stopping = False
@@ -134,6 +140,7 @@ class NodeAgent:
         os.eventfd_write(self._wakeup, 1)
 
     def _run(self) -> None:
+        self._open_environments()
         self._children.start_server()
         joined = False
         due = 0.0
@@ -155,6 +162,12 @@ class NodeAgent:
             self._leave(joined)
             if not self._stopping:  # an error of ours: the logger has it
                 self._on_lease_lost()
+
+    def _open_environments(self) -> None:
+        try:
+            self._environments.open()
+        except OSError as error:  # only what has a working directory or modules suffers
+            logger.error("node %s can't unpack what a runtime_env sends: %s", self.name, error)
 
     def _pause(self, timeout: float) -> None:
         answers, woken = self._children.wait_readable(timeout, self._wakeup)
@@ -244,6 +257,9 @@ class NodeAgent:
             self.postman.stop_actor(actor_id)
         if now >= self._patient_until:
             self._janitor.work()
+        for incarnation in self._environments.overdue():
+            self._kill(incarnation)
+        self._environments.sweep(lambda: {job.job_id for job in self._control.jobs()})
         self._store.collect()
         self.postman.heartbeat()
 
@@ -278,6 +294,13 @@ class NodeAgent:
                     "CUDA_VISIBLE_DEVICES": visible_devices(self._resources.gpus, order.gpu_ids)
                 },
                 log_file=log_file,
+                actor_name=record.name,
+                namespace=order.namespace,
+                restarts=record.restarts,
+                # The last restart of all is no more followed by another.
+                records_calls=record.max_restarts < 0 or record.restarts < record.max_restarts,
+                attempts=order.attempts,
+                interrupted_unknown=order.unknown,
             )
         )
 
@@ -290,7 +313,9 @@ class NodeAgent:
         return str(directory / f"{hostname}.log")
 
     def _kill(self, incarnation: str) -> None:
-        self._children.kill(incarnation)
+        # What wraps an interpreter that has not started may have started anything.
+        starting = self._environments.start_of(incarnation) is not None
+        self._children.kill(incarnation, group=starting)
 
     def _ended(self, child: Child, cause: str) -> None:
         """A process was reaped: only now its resources are free."""
@@ -299,23 +324,31 @@ class NodeAgent:
             log = Path(launch.log_file)
             if log.exists() and not log.stat().st_size:
                 log.unlink()
+        start = self._environments.start_of(launch.incarnation)
+        if start is not None:
+            report_failure(self._control, launch, unstarted(cause, start))
+            start.path.unlink(missing_ok=True)
         self._gone(
             Placement(
                 launch.actor_id, launch.incarnation, self.node_id, launch.kind, launch.creator_id
             ),
             cause,
+            interrupted_calls(launch) if launch.records_calls else (),
         )
+        forget_recorder(launch)
         self._janitor.caller_ended(launch.caller_id)
 
-    def _gone(self, placement: Placement, cause: str) -> None:
+    def _gone(self, placement: Placement, cause: str, interrupted: Sequence[str] = ()) -> None:
         reaped = self._control.reaped(
-            placement.actor_id, placement.incarnation, self.node_id, cause
+            placement.actor_id, placement.incarnation, self.node_id, cause, interrupted
         )
         self.postman.starts(reaped.placements)
-        self._janitor.actor_is_gone(placement.actor_id)
+        if reaped.over:
+            self._janitor.actor_is_gone(placement.actor_id)
 
     def _leave(self, joined: bool) -> None:
         self._children.stop()
+        self._environments.close()
         if joined:
             try:
                 self._janitor.node_is_gone(self.node_id, f"its node {self.name} was shut down")

@@ -13,7 +13,7 @@ from celery.worker import state as worker_state
 from click import Option
 from kombu import Consumer, Queue
 
-from celery_actors.config import Settings
+from celery_actors.config import SESSION_DIR_ENVIRONMENT, Settings
 from celery_actors.exceptions import ConfigurationError, TamperedError
 from celery_actors.protocol.orders import decode_order
 from celery_actors.protocol.signing import Signer
@@ -23,8 +23,6 @@ from celery_actors.worker.resources import ResourceOptions, detect
 __all__ = ["NodeStep", "OrdersStep", "add_worker_options"]
 
 logger = logging.getLogger(__name__)
-
-SESSION_DIR_ENVIRONMENT = "CELERY_ACTORS_SESSION_DIR"
 
 
 def add_worker_options(app: Celery) -> None:

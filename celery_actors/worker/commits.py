@@ -27,6 +27,9 @@ logger = logging.getLogger(__name__)
 EXIT_REFUSED = 75
 
 
+#: So many results gather behind a commit before its answer is looked for once more.
+_LOOK_EVERY = 16
+
 Result = tuple[bytes, int, int, bytes, bool]
 """A return value: object id, task sequence, index, stored value, and whether it must be
 pushed whatever its size."""
@@ -75,6 +78,8 @@ class Commits:
         self._sending = threading.Lock()
         self._waiting = Finished()
         self._in_flight: Finished | None = None
+        self._told = False  # the flusher knows that something waits behind the commit in flight
+        self._unlooked = 0  # results gathered since the last look whether that is answered
         self._wanted = threading.Event()
         self._thread = threading.Thread(
             target=self._flush_for_ever, name="celery-actors-flusher", daemon=True
@@ -119,7 +124,20 @@ class Commits:
             self._gather(caller, results)
             if plain is not None:
                 waiting.plain.append(plain)
-        self._begin_sending()
+            in_flight = self._in_flight is not None
+            told = self._told
+            self._told = in_flight
+        if not in_flight:
+            self._begin_sending()
+        elif not told:  # should a long call follow: the flusher waits for the answer
+            self._unlooked = 0
+            self._wanted.set()
+        else:
+            # Looking costs a system call, which many short calls share.
+            self._unlooked += 1
+            if self._unlooked >= _LOOK_EVERY:
+                self._unlooked = 0
+                self._begin_sending()
 
     def add_values(self, caller: bytes, results: Sequence[Result]) -> None:
         """A call that goes on made values: what a generator yielded, or a cancelled call's."""
@@ -147,6 +165,12 @@ class Commits:
                 self._sending.release()
         self._wanted.set()
 
+    def _flush(self) -> None:
+        """Commit what waits once the commit in flight is answered.  Flusher."""
+        # Without the lock: the executor goes on committing if it comes to it before.
+        self._committer.wait_for_answer()
+        self.settle()
+
     def settle(self) -> None:
         """Wait until all that finished is committed."""
         with self._sending:
@@ -171,6 +195,7 @@ class Commits:
                 return False
             self._waiting = Finished()
             self._in_flight = finished
+            self._told = False
             cursors = {c: self._progress.cursor(c) for c in finished.results if any(c)}
         pushes = [
             (
@@ -195,7 +220,7 @@ class Commits:
             self._wanted.wait()
             self._wanted.clear()
             try:
-                self.settle()
+                self._flush()
             except Exception:
                 # Results that can't be committed must not look as if they were under way.
                 logger.exception("the results of actor %s can't be committed", self._actor.hex())

@@ -1,7 +1,7 @@
 """The fork server: a warm, single-threaded process that actor processes fork from.
 
-It has celery, kombu, redis and cloudpickle imported, so a fork is consuming its mailbox
-after some 50 ms and shares those modules' memory.  It is spoken to over a socket pair in
+It has celery, kombu, redis and cloudpickle imported and rehearsed, so a fork is consuming its
+mailbox after some 50 ms and shares those modules' memory.  It is spoken to over a socket pair in
 length-prefixed pickles (its parent, the node worker, is the only other end):
 
 * to it: a :class:`~celery_actors.worker.launch.Launch` for each process to start;
@@ -47,6 +47,8 @@ PRELOAD = (
     "celery.backends.base",
     "celery.concurrency.base",
     "celery.events.state",
+    "celery.fixups.django",
+    "celery.loaders.app",
     "celery.worker.autoscale",
     "celery.worker.components",
     "celery.worker.consumer.agent",
@@ -199,6 +201,9 @@ def main() -> None:
         return
     for name in PRELOAD:
         importlib.import_module(name)
+    from celery_actors.worker.rehearsal import rehearse
+
+    rehearse()
     gc.collect()
     gc.freeze()  # children then don't write to the pages of what is shared
     _Server(sock).serve()

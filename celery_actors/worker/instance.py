@@ -96,6 +96,7 @@ class Instance:
                 )
             pickled = decode_definition(process.signer, blob, digest)
             known = self._definitions[digest] = serialization.loads([pickled])
+            process.keep_borrowed()
         return known
 
     def target(self, method: str) -> Callable[..., Any]:
@@ -147,6 +148,7 @@ class Instance:
             kwargs = {
                 name: values[a.index] if type(a) is RefArgument else a for name, a in kwargs.items()
             }
+        self._process.keep_borrowed()
         return args, kwargs
 
     def _frames(self, payload: Payload) -> list[memoryview]:

@@ -165,6 +165,8 @@ class Intake:
         for caller, cursor in cursors.items():
             # What ran when it ended comes again, and is the first that does.
             self.accepted[caller] = min((cursor.high + 1, *cursor.unfinished)) - 1
+        # What comes again and is finished may be acknowledged at once.
+        self._acks.committed((caller, cursor.high) for caller, cursor in cursors.items())
 
     def _suspect(self, calls: Iterable[Call]) -> None:
         for call in calls:

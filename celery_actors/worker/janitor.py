@@ -105,7 +105,8 @@ class Janitor:
     def _forget_jobs(self) -> None:
         for job in self._control.jobs():
             if job.ended_at is not None and job.actors == 0:
-                dead = [bytes.fromhex(r.actor_id) for r in self._control.actors(job.job_id)]
+                records = self._control.actors(job.job_id)
+                dead = [bytes.fromhex(r.actor_id) for r in records if not r.detached]
                 self._results.delete_cursors(dead)
                 self._control.forget_job(job.job_id)
 

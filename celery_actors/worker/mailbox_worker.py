@@ -32,6 +32,7 @@ from celery_actors.exceptions import TamperedError
 from celery_actors.worker.acks import Acknowledgements
 from celery_actors.worker.activity import Activity
 from celery_actors.worker.buffered import BufferedConnection
+from celery_actors.worker.history import History
 from celery_actors.worker.intake import Intake
 
 __all__ = ["MailboxWorker"]
@@ -226,6 +227,7 @@ class MailboxWorker(WorkController):  # type: ignore[misc]
         prefetch: int,
         on_stopped: Callable[[], None],
         on_cancel: Callable[[bytes], str],
+        history: History,
     ) -> None:
         self.intake = intake
         self.acks = acks
@@ -233,10 +235,12 @@ class MailboxWorker(WorkController):  # type: ignore[misc]
         self.send_events = send_events
         self._told_stopped = on_stopped
         self.cancel_call = on_cancel
+        self.history = history
         self.ready = threading.Event()
         self._channel: Any = None
-        # The creator has declared it (see client.mailbox), without an exchange of its own.
-        mailbox = Queue(queue, routing_key=queue, no_declare=True)
+        # Declared here too, as its creator does (see client.mailbox), without an exchange of
+        # its own: a busy broker may come to the creator's declaration after this process.
+        mailbox = Queue(queue, routing_key=queue, durable=True)
         app.amqp.queues.select_add(mailbox)
         app.amqp.queues.select([queue])
         super().__init__(

@@ -12,6 +12,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from queue import SimpleQueue
 from typing import Any
 
@@ -24,18 +25,22 @@ from celery_actors.client.creation import order_starts
 from celery_actors.client.current import require_process, set_process
 from celery_actors.client.drain import drain
 from celery_actors.client.process import Process
+from celery_actors.exceptions import RuntimeEnvSetupError
 from celery_actors.ids import mailbox_name, object_id
 from celery_actors.protocol.concurrency import Concurrency
 from celery_actors.protocol.creation import Creation, decode_creation
 from celery_actors.protocol.orders import OrderKind, decode_order
+from celery_actors.protocol.signing import Signer
 from celery_actors.store.results import Committer
 from celery_actors.worker.acks import Acknowledgements, ConcurrentAcknowledgements
 from celery_actors.worker.activity import Activity
 from celery_actors.worker.cancellation import Cancellations, Found
 from celery_actors.worker.commits import Commits
 from celery_actors.worker.context import Assignment, set_assignment
+from celery_actors.worker.environments import enter, fail
 from celery_actors.worker.event_loop import AsyncExecutor, LoopInbox
 from celery_actors.worker.executor import Executor, TaskExecutor
+from celery_actors.worker.history import History
 from celery_actors.worker.instance import Instance
 from celery_actors.worker.intake import Intake
 from celery_actors.worker.launch import Launch
@@ -55,13 +60,23 @@ _UNCOMMITTED = 64  # calls that may run past the last commit (PROTOCOL, Flight r
 _MOST_PREFETCH = 65_000
 
 
-def run(launch: Launch) -> int:
-    """Be the actor that ``launch`` describes; returns the exit status."""
+def run(launch: Launch, paths: tuple[str, ...] | None = None) -> int:
+    """Be the actor that ``launch`` describes; returns the exit status.
+
+    :param paths: first on ``sys.path``; ``None``: its environment is yet to be set up.
+    """
     logging.basicConfig(
         level=logging.WARNING,
         format=f"[%(asctime)s: %(levelname)s/{launch.hostname}] %(message)s",
     )
-    return ActorProcess(launch).run()
+    signer, actor = Signer(launch.settings.key), bytes.fromhex(launch.actor_id)
+    creation = decode_creation(signer, actor, launch.blob)
+    if paths is None and creation.environment:
+        try:
+            paths = enter(launch, creation.environment)
+        except RuntimeEnvSetupError as error:
+            return fail(launch, error)
+    return ActorProcess(launch, creation, paths or ()).run()
 
 
 def make_app(launch: Launch) -> Celery:
@@ -88,7 +103,7 @@ def make_app(launch: Launch) -> Celery:
 class ActorProcess:
     """One actor process."""
 
-    def __init__(self, launch: Launch) -> None:
+    def __init__(self, launch: Launch, creation: Creation, paths: tuple[str, ...]) -> None:
         self._launch = launch
         self._actor = bytes.fromhex(launch.actor_id)
         settings = launch.settings
@@ -100,6 +115,7 @@ class ActorProcess:
             driver=False,
             actor_id=self._actor,
             creator_id=launch.creator_id,
+            namespace=launch.namespace,
         )
         # Callers see a Redis that is away as a delay: an actor waits for it, however long.
         self._process.redis.set_retry(Retry(ExponentialBackoff(cap=0.5, base=0.02), -1))
@@ -111,10 +127,16 @@ class ActorProcess:
                 resources=launch.resources,
                 node_id=launch.node_id,
                 actor_id=launch.actor_id if launch.kind == "actor" else None,
+                actor_name=launch.actor_name,
+                restarts=launch.restarts,
+                runtime_env=creation.environment.as_runtime_env(),
+                group=creation.group,
+                captures=creation.captures,
             )
         )
-        creation = decode_creation(self._process.signer, self._actor, launch.blob)
-        self._creation: Creation = creation
+        self._process.environments.inherit(creation.environment, paths)
+        self._creation = replace(creation, sys_path=paths + creation.sys_path)
+        self._creates_first = False  # the constructor's place in the order is to be committed
         self._blocked = 0
         # Guards _blocked: calls of a threaded actor wait each on its own.
         self._blocked_lock = threading.Lock()
@@ -128,7 +150,7 @@ class ActorProcess:
 
     def run(self) -> int:
         """Run until the actor is over; returns the exit status."""
-        self._make_parts(self._creation.concurrency)
+        self.make_parts()
         self._resume()
         launch, executor, worker = self._launch, self._executor, self._worker
         self._activity.install()
@@ -138,14 +160,17 @@ class ActorProcess:
             self._commits.open()
         self._commits.start()
         status = 0
+        creator = bytes.fromhex(launch.creator_id)
         try:
+            self._history.constructing(creator, self._creation.sequence)
             executor.construct()
         except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the constructor raises
+            self._history.constructed(error)
             self._constructor_failed(error)
             status = _EXIT_CONSTRUCTOR
         else:
-            if self._creation.sequence:
-                creator = bytes.fromhex(launch.creator_id)
+            self._history.constructed(None)
+            if self._creates_first:
                 executor.finish_construction(creator, self._creation.sequence)
             if self._process.control.alive(launch.actor_id, launch.incarnation, os.getpid()):
                 self._cancelled_before()
@@ -155,6 +180,7 @@ class ActorProcess:
                 self._shut_down_instance()
                 if self._process.started:
                     drain(self._process, self._give_cpu_back)
+                self._history.leave()
                 self._process.control.failed(launch.actor_id, launch.incarnation, why, None)
         worker.finish()
         thread.join(timeout=5)
@@ -171,8 +197,10 @@ class ActorProcess:
     def _settle(self) -> None:
         self._commits.settle()
 
-    def _make_parts(self, concurrency: Concurrency) -> None:
+    def make_parts(self) -> None:
+        """Make what runs and commits calls; nothing is connected or started."""
         launch, process = self._launch, self._process
+        concurrency = self._creation.concurrency
         settings = launch.settings
         serial = concurrency.serial
         self._instance = Instance(process, self._creation, self._own_value, self._settle)
@@ -180,9 +208,8 @@ class ActorProcess:
         self._progress = Progress() if serial else ConcurrentProgress()
         self._inbox: SimpleQueue[Any] = LoopInbox() if concurrency.asyncio else SimpleQueue()
         self._cancellations = Cancellations()
-        recorder = None
-        if launch.records_calls:
-            recorder = Recorder(launch, _UNCOMMITTED + (0 if serial else concurrency.most))
+        self._most_begun = _UNCOMMITTED + (0 if serial else concurrency.most)
+        recorder = Recorder(launch, self._most_begun) if launch.records_calls else None
         self._recorder = recorder
         self._concurrent = not serial
         self._commits = Commits(
@@ -196,6 +223,7 @@ class ActorProcess:
         self._activity = Activity(
             launch.hostname, mailbox_name(self._actor), os.getpid(), self._instance.describe
         )
+        self._history = History(process, launch, self._activity)
         self._intake = Intake(
             self._actor,
             process.signer,
@@ -218,6 +246,7 @@ class ActorProcess:
             PREFETCH if serial else min(PREFETCH + concurrency.most, _MOST_PREFETCH),
             on_stopped=self._consumer_stopped,
             on_cancel=self._cancel,
+            history=self._history,
         )
         self._runner = Runner(
             process,
@@ -256,14 +285,18 @@ class ActorProcess:
         committed by now it never will.
         """
         launch = self._launch
+        creator, sequence = bytes.fromhex(launch.creator_id), self._creation.sequence
         if not launch.restarts:
-            if self._creation.sequence:  # the constructor was the creator's first call
-                self._intake.accepted[bytes.fromhex(launch.creator_id)] = self._creation.sequence
+            self._creates_first = bool(sequence)
+            if sequence:  # the constructor is the creator's first call
+                self._intake.accepted[creator] = sequence
             return
         cursors = self._commits.open()
+        self._creates_first = creator not in cursors
         self._progress.resume(cursors)
-        unknown = _UNCOMMITTED + self._creation.concurrency.most
-        self._intake.resume(cursors, unknown if launch.interrupted_unknown else 0)
+        self._intake.resume(cursors, self._most_begun if launch.interrupted_unknown else 0)
+        if self._creates_first:
+            self._intake.accepted[creator] = sequence
         for call_id, attempts in launch.attempts.items():
             raw = bytes.fromhex(call_id)
             self._intake.attempts[raw[:8], int.from_bytes(raw[8:], "big")] = attempts
@@ -280,6 +313,7 @@ class ActorProcess:
         name = f"{launch.class_name}.__init__"
         wrapped = task_error(name, error)
         oid = object_id(self._actor[:8], 0)
+        self._history.leave()
         self._process.control.failed(
             launch.actor_id,
             launch.incarnation,

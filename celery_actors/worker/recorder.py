@@ -19,7 +19,7 @@ from pathlib import Path
 from celery_actors.store.owners import file_prefix
 from celery_actors.worker.launch import Launch
 
-__all__ = ["Recorder", "interrupted_calls"]
+__all__ = ["Recorder", "forget_recorder", "interrupted_calls"]
 
 _ID_BYTES = 16
 _NOTHING = bytes(_ID_BYTES)
@@ -38,7 +38,9 @@ class Recorder:
 
     def __init__(self, launch: Launch, slots: int) -> None:
         size = slots * _ID_BYTES
-        descriptor = os.open(_path(launch), os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        path = _path(launch)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             os.posix_fallocate(descriptor, 0, size)
             self._page = mmap.mmap(descriptor, size)
@@ -73,15 +75,18 @@ class Recorder:
 
 
 def interrupted_calls(launch: Launch) -> list[str]:
-    """Return the ids (hex) of the calls that a process's death interrupted; once.
+    """Return the ids (hex) of the calls that a process's death interrupted.
 
     :param launch: of the process, which has been reaped.
     """
-    path = _path(launch)
     try:
-        data = path.read_bytes()
-    except FileNotFoundError:  # it kept none, or it did not get as far
+        data = _path(launch).read_bytes()
+    except FileNotFoundError:  # it did not get as far
         return []
-    path.unlink()
     ids = (data[at : at + _ID_BYTES] for at in range(0, len(data), _ID_BYTES))
     return [call.hex() for call in ids if call != _NOTHING]
+
+
+def forget_recorder(launch: Launch) -> None:
+    """Remove a process's recorder, once the records know what stood in it."""
+    _path(launch).unlink(missing_ok=True)

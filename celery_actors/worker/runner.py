@@ -74,6 +74,7 @@ class Run:
     __slots__ = (
         "attempt",
         "call",
+        "describe",
         "flags",
         "observed",
         "options",
@@ -83,8 +84,9 @@ class Run:
         "since",
     )
 
-    def __init__(self, call: Call, running: RunningCall) -> None:
+    def __init__(self, call: Call, running: RunningCall, describe: Callable[[str], str]) -> None:
         self.call = call
+        self.describe = describe
         self.running = running
         self.attempt = 0
         self.flags = call.flags
@@ -96,6 +98,11 @@ class Run:
         if call.flags & CallFlag.OPTIONS:
             pickled, self.payload = split_options(call.payload)
             self.options = decode_options(pickled)
+
+    @property
+    def function(self) -> str:
+        """What runs, for people: ``Counter.increment``."""
+        return self.describe(self.call.method)
 
 
 #: The call that this thread, or this asyncio task, runs.
@@ -161,7 +168,7 @@ class Runner:
         if running is None:
             self._commits.add(call.caller, call.sequence, self.cancelled_results(call))
             return None
-        run = Run(call, running)
+        run = Run(call, running, self._instance.describe)
         if self._attempts:
             run.attempt = self._attempts.get((call.caller, call.sequence), 0)
             if run.attempt and not self._may_run_again(run):
@@ -232,7 +239,13 @@ class Runner:
         else:
             results = self._errors(call, error)
         del value
-        self._activity.end(call, error, time.monotonic() - run.since if run.observed else None)
+        self._activity.end(
+            call,
+            error,
+            time.monotonic() - run.since if run.observed else None,
+            run.attempt,
+            run.options.name,
+        )
         self._commits.add(call.caller, call.sequence, results)
 
     def exited(self, run: Run, exit_: SystemExit) -> ActorsError:
@@ -297,9 +310,9 @@ class Runner:
         dumped = serialization.dumps(
             value, lambda: f"the result of {self._instance.describe(call.method)}"
         )
-        for actor in dumped.actors:
-            # The stored object holds the actor before this process may let it go.
-            self._process.control.hold(actor.hex(), f"{call.caller.hex()}/o{sequence}.{place}")
+        if dumped.actors or dumped.objects:
+            # The stored value keeps them before this process may let them go.
+            self._process.hold_contents(dumped, f"{call.caller.hex()}/o{sequence}.{place}")
         blob = self._process.codec.encode(oid, dumped)
         return oid, sequence, place, blob, bool(dumped.actors or dumped.objects)
 

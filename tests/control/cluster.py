@@ -13,9 +13,13 @@ from celery_actors.control import (
     ActorSpec,
     Control,
     Creation,
+    GroupRecord,
+    GroupSpec,
+    GroupStrategy,
     NodeSpec,
     Placement,
     StartOrder,
+    Target,
 )
 
 ONE = 10_000
@@ -39,13 +43,20 @@ class Cluster:
         return f"{next(self._numbers):032x}"
 
     def node(
-        self, name: str, *, lease: float = 60, gpus: tuple[int, ...] = (), **resources: float
+        self,
+        name: str,
+        *,
+        lease: float = 60,
+        gpus: tuple[int, ...] = (),
+        labels: Mapping[str, str] | None = None,
+        **resources: float,
     ) -> str:
         node_id = self.long_id()
         amounts = units(resources)
         if gpus:
             amounts["GPU"] = len(gpus) * ONE
-        self.control.register_node(NodeSpec(node_id, name, "host", 1, amounts, gpus), lease)
+        spec = NodeSpec(node_id, name, "host", 1, amounts, gpus, labels or {})
+        self.control.register_node(spec, lease)
         return node_id
 
     def caller(self, node_id: str | None = None) -> str:
@@ -63,6 +74,7 @@ class Cluster:
         node: str | None = None,
         soft: bool = False,
         spread: bool = False,
+        target: Target | None = None,
         **resources: float,
     ) -> ActorSpec:
         return ActorSpec(
@@ -74,9 +86,7 @@ class Cluster:
             resources=units(resources),
             blob=b"\x00blob\xff",
             detached=detached,
-            node_affinity=node,
-            soft_affinity=soft,
-            spread=spread,
+            target=target or Target(node, soft, spread=spread),
         )
 
     def create(self, spec: ActorSpec) -> Creation:
@@ -86,6 +96,39 @@ class Cluster:
         spec = self.spec(**options)  # type: ignore[arg-type]
         self.control.create(spec)
         return spec.actor_id
+
+    def group(
+        self,
+        *bundles: Mapping[str, float],
+        strategy: GroupStrategy = "PACK",
+        job: str | None = None,
+        caller: str | None = None,
+        **options: object,
+    ) -> str:
+        spec = GroupSpec(
+            self.long_id(),
+            job or self.job,
+            caller or self.driver,
+            tuple(units(bundle) for bundle in bundles),
+            strategy,
+            **options,  # type: ignore[arg-type]
+        )
+        self.control.create_group(spec)
+        return spec.group_id
+
+    def group_record(self, group_id: str) -> GroupRecord:
+        record = self.control.group(group_id)
+        assert record is not None
+        return record
+
+    def group_nodes(self, group_id: str) -> list[str]:
+        """Return the names of the nodes of a group's bundles, '' where there is none."""
+        names = {node.node_id: node.name for node in self.control.nodes()}
+        return [names.get(node or "", "") for node in self.group_record(group_id).node_ids]
+
+    def member(self, group_id: str, bundle: int = -1, **options: object) -> str:
+        """Create an actor in a group."""
+        return self.actor(target=Target(group=group_id, bundle=bundle), **options)
 
     def record(self, actor_id: str) -> ActorRecord:
         record = self.control.actor(actor_id)

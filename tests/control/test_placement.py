@@ -6,7 +6,7 @@ import pickle
 
 import pytest
 
-from celery_actors.control import InsufficientResources, NodeSpec
+from celery_actors.control import InsufficientResources, LabelRule, NodeSpec, Target
 
 from .cluster import ONE, Cluster, ids
 
@@ -196,12 +196,109 @@ def test_hard_affinity_by_name_or_id_waits_for_its_node(cluster: Cluster) -> Non
     assert ids(cluster.reap(first)) == [second]
 
 
-def test_soft_affinity_goes_elsewhere_when_its_node_is_full_or_gone(cluster: Cluster) -> None:
+def test_soft_affinity_waits_for_its_node_where_that_could_run_it(cluster: Cluster) -> None:
     cluster.node("a", CPU=8)
     cluster.node("b", CPU=1)
-    assert cluster.node_name(cluster.actor(CPU=1, node="b", soft=True)) == "b"
-    assert cluster.node_name(cluster.actor(CPU=1, node="b", soft=True)) == "a"
-    assert cluster.node_name(cluster.actor(CPU=1, node="c", soft=True)) == "a"
+    first = cluster.actor(CPU=1, node="b", soft=True)
+    assert cluster.node_name(first) == "b"
+    second = cluster.actor(CPU=1, node="b", soft=True)
+    assert cluster.state(second) == "PENDING"
+    assert cluster.node_name(cluster.actor(CPU=2, node="b", soft=True)) == "a", "too small"
+    assert cluster.node_name(cluster.actor(CPU=1, node="c", soft=True)) == "a", "not there"
+    assert ids(cluster.reap(cluster.run(first))) == [second]
+    assert cluster.node_name(second) == "b"
+
+
+def test_soft_affinity_goes_elsewhere_once_its_node_is_lost(cluster: Cluster) -> None:
+    cluster.node("a", CPU=1)
+    lost = cluster.node("b", CPU=1)
+    cluster.run(cluster.actor(CPU=1, node=lost, soft=True))
+    waiting = cluster.actor(CPU=1, node=lost, soft=True)
+    assert cluster.state(waiting) == "PENDING"
+    cluster.control.remove_node(lost, "lost")
+    assert cluster.node_name(waiting) == "a"
+
+
+def test_soft_affinity_that_spills_goes_elsewhere_when_its_node_is_full(cluster: Cluster) -> None:
+    cluster.node("a", CPU=8)
+    cluster.node("b", CPU=1)
+    spills = Target("b", soft=True, spill=True)
+    assert cluster.node_name(cluster.actor(CPU=1, target=spills)) == "b"
+    assert cluster.node_name(cluster.actor(CPU=1, target=spills)) == "a"
+
+
+def test_what_may_run_on_a_lost_node_alone_is_dead(cluster: Cluster) -> None:
+    node = cluster.node("a", CPU=1)
+    cluster.node("b", CPU=1)
+    actors = [cluster.actor(CPU=1, node=node) for _ in range(3)]
+    by_name = cluster.actor(CPU=1, node="a")
+    removal = cluster.control.remove_node(node, "lost")
+    assert set(removal.dead) == set(actors)
+    assert [cluster.state(actor) for actor in actors] == ["DEAD"] * 3
+    assert cluster.state(by_name) == "PENDING", "a node of that name may come again"
+    cluster.node("a", CPU=1)
+    assert cluster.node_name(by_name) == "a"
+
+
+LABELLED = {
+    "a": {"zone": "x", "disk": "ssd"},
+    "b": {"zone": "y"},
+    "c": {"zone": "z", "disk": ""},
+    "d": {},
+}
+
+
+@pytest.mark.parametrize(
+    ("rule", "nodes"),
+    [
+        (LabelRule("zone", "in", ("x",)), "a"),
+        (LabelRule("zone", "in", ("x", "z", "q")), "ac"),
+        (LabelRule("zone", "!in", ("x",)), "bcd"),
+        (LabelRule("zone", "!in", ("x", "y")), "cd"),
+        (LabelRule("disk", "exists"), "ac"),
+        (LabelRule("disk", "!exists"), "bd"),
+        (LabelRule("disk", "in", ("",)), "c"),
+    ],
+)
+def test_labels_choose_the_nodes(cluster: Cluster, rule: LabelRule, nodes: str) -> None:
+    for name, labels in LABELLED.items():
+        cluster.node(name, labels=labels, CPU=1)
+    target = Target(labels=(rule,))
+    actors = [cluster.actor(CPU=1, target=target) for _ in range(5)]
+    placed = [cluster.node_name(actor) for actor in actors]
+    assert sorted(name for name in placed if name) == list(nodes)
+    assert placed[len(nodes) :] == [None] * (5 - len(nodes))
+    assert cluster.node_name(cluster.actor(CPU=1)) is None or len(nodes) < 4
+
+
+def test_all_rules_must_hold_and_preferred_ones_come_first(cluster: Cluster) -> None:
+    for name, labels in LABELLED.items():
+        cluster.node(name, labels=labels, CPU=1)
+    both = (LabelRule("disk", "exists"), LabelRule("zone", "!in", ("x",)))
+    assert cluster.node_name(cluster.actor(target=Target(labels=both))) == "c"
+    wish = Target(
+        labels=(LabelRule("zone", "exists"),), preferred=(LabelRule("zone", "in", ("z",)),)
+    )
+    assert [cluster.node_name(cluster.actor(CPU=1, target=wish)) for _ in range(4)] == [
+        "c",
+        "a",
+        "b",
+        None,
+    ]
+
+
+def test_labels_that_no_node_has_are_an_error_that_says_so(cluster: Cluster) -> None:
+    cluster.node("a", labels={"zone": "x"}, CPU=1)
+    cluster.node("b", CPU=4)
+    wanted = (LabelRule("zone", "in", ("y", "z")), LabelRule("disk", "!in", ("hdd",)))
+    with pytest.raises(InsufficientResources) as caught:
+        cluster.actor(target=Target(labels=wanted))
+    assert str(caught.value) == (
+        "the actor NeuralNet asks for a node with the labels zone in(y,z) and disk!=hdd; the "
+        "cluster has only nodes without them: a, b"
+    )
+    with pytest.raises(InsufficientResources, match=r"asks for 4 CPUs; .* has 1 \(cluster total 1"):
+        cluster.actor(CPU=4, target=Target(labels=(LabelRule("zone", "exists"),)))
 
 
 def test_whole_gpus_are_never_shared(cluster: Cluster) -> None:

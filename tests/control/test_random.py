@@ -12,10 +12,15 @@ import redis
 from celery_actors.control import (
     ActorSpec,
     Control,
+    GroupNameTaken,
+    GroupRecord,
+    GroupSpec,
     InsufficientResources,
+    LabelRule,
     NodeSpec,
     Placement,
     Reaped,
+    Target,
 )
 
 from .cluster import ONE
@@ -38,6 +43,7 @@ class Walk:
         self.actors: list[str] = []
         self.processes: list[Placement] = []
         self.overcommitted: set[str] = set()
+        self.seen: set[str] = set()
         self.now = Snapshot.take(control, client)
         self.steps: dict[Callable[[], None], int] = {
             self.create: 12,
@@ -60,6 +66,9 @@ class Walk:
             self.sweep_unstarted: 1,
             self.register_driver: 1,
             self.forget_job: 1,
+            self.create_group: 3,
+            self.create_member: 5,
+            self.remove_group: 1,
         }
 
     def id(self, digits: int) -> str:
@@ -73,6 +82,7 @@ class Walk:
         action()
         name = action.__name__
         self.now = check_all(self.now, self.control, self.client, name, self.overcommitted)
+        self.seen |= {group.state for group in self.now.groups.values()}
 
     def some_actor(self, *states: str) -> str | None:
         """Return a known actor, mostly in one of the states, sometimes in any."""
@@ -101,7 +111,9 @@ class Walk:
         if self.random.random() < 0.3:
             resources["robot"] = ONE
         name = self.random.choice([n for n in "abcdefgh" if n not in self.names()])
-        self.control.register_node(NodeSpec(self.id(32), name, "h", 1, resources, gpus), 600)
+        labels = {"zone": self.random.choice("xy")} if self.random.random() < 0.7 else {}
+        spec = NodeSpec(self.id(32), name, "h", 1, resources, gpus, labels)
+        self.control.register_node(spec, 600)
 
     def names(self) -> set[str]:
         return {node.name for node in self.now.nodes.values()}
@@ -183,9 +195,7 @@ class Walk:
             resources=self.some_resources(),
             blob=b"blob",
             detached=self.random.random() < 0.1,
-            node_affinity=self.random.choice([*[None] * 6, *sorted(self.names())]),
-            soft_affinity=self.random.random() < 0.5,
-            spread=self.random.random() < 0.2,
+            target=self.some_target(),
         )
         try:
             self.control.create(spec)
@@ -193,6 +203,80 @@ class Walk:
             assert self.control.actor(spec.actor_id) is None
         else:
             self.actors.append(spec.actor_id)
+
+    # Placement groups
+
+    def create_group(self) -> None:
+        if not self.callers:
+            return
+        caller = self.random.choice(list(self.callers))
+        spec = GroupSpec(
+            self.id(32),
+            self.callers[caller],
+            caller,
+            tuple(self.some_bundle() for _ in range(self.random.choice((1, 1, 2, 3)))),
+            self.random.choice(("PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD")),
+            name=self.random.choice(("", "", "name")),
+            detached=self.random.random() < 0.1,
+        )
+        try:
+            self.control.create_group(spec)
+        except GroupNameTaken:
+            assert self.control.group(spec.group_id) is None
+
+    def some_bundle(self) -> dict[str, int]:
+        bundle = {"CPU": self.random.choice((5000, ONE, ONE, 2 * ONE))}
+        if self.random.random() < 0.3:
+            bundle["GPU"] = self.random.choice((1, 1, 2)) * ONE
+        return bundle
+
+    def some_group(self) -> GroupRecord | None:
+        groups = [group for group in self.now.groups.values() if group.state != "REMOVED"]
+        return self.random.choice(groups) if groups else None
+
+    def create_member(self) -> None:
+        group = self.some_group()
+        if group is None or not self.callers:
+            return
+        index = self.random.randrange(len(group.bundles))
+        wanted = {
+            kind: self.random.choice((units, units, 2500 if units <= ONE else ONE))
+            for kind, units in group.bundles[index].items()
+            if self.random.random() < 0.8
+        }
+        caller = self.random.choice(list(self.callers))
+        spec = ActorSpec(
+            actor_id=self.id(32),
+            job_id=self.callers[caller],
+            caller_id=caller,
+            kind=self.random.choice(("actor", "executor")),
+            class_name="Member",
+            resources=wanted,
+            blob=b"blob",
+            target=Target(group=group.group_id, bundle=self.random.choice((-1, index))),
+        )
+        self.control.create(spec)
+        self.actors.append(spec.actor_id)
+
+    def remove_group(self) -> None:
+        group = self.some_group()
+        if group is not None:
+            removal = self.control.remove_group(group.group_id, "removed")
+            begun = {(p.actor_id, p.incarnation) for p in self.processes}
+            assert {(p.actor_id, p.incarnation) for p in removal.stop} <= begun
+
+    def some_target(self) -> Target:
+        chance = self.random.random
+        nodes = [*sorted(self.names()), *sorted(self.now.nodes)]
+        soft = chance() < 0.5
+        return Target(
+            node=self.random.choice(nodes) if nodes and chance() < 0.3 else None,
+            soft=soft,
+            spill=soft and chance() < 0.5,
+            spread=chance() < 0.2,
+            labels=(LabelRule("zone", "in", ("x",)),) if chance() < 0.1 else (),
+            preferred=(LabelRule("zone", "!in", ("x",)),) if chance() < 0.1 else (),
+        )
 
     def some_resources(self) -> dict[str, int]:
         asked = {}
@@ -298,6 +382,8 @@ class Walk:
             self.run(lambda caller=caller: self.end(caller))  # type: ignore[misc]
         for actor in self.actors:
             self.control.kill(actor, "detached ones too")
+        for group in self.now.groups.values():
+            self.control.remove_group(group.group_id, "detached ones too")
         for process in self.processes:
             self.reap(process)
         for node_id in list(self.now.nodes):
@@ -322,3 +408,4 @@ def test_random_walks_keep_every_promise(control: Control, client: redis.Redis, 
     # Detached actors' records outlive their jobs for a while, with an end of their own.
     kept = {key for key in left if client.pttl(key) > 0}
     assert left - kept <= {"ca:actors"}
+    assert walk.seen >= {"CREATED", "REMOVED"}

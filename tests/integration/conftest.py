@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
-from leftovers import shared_memory_files, wait_for_none
+from leftovers import forget_expiring, shared_memory_files, wait_for_none
 from waiting import wait_until
 
 import celery_actors
@@ -47,6 +47,7 @@ def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
     before = shared_memory_files(cluster)
     yield
     left = wait_for_none(cluster, before, LEFT_SECONDS)
+    forget_expiring(cluster)
     if left:
         names = "\n  ".join(left)
         pytest.fail(f"{LEFT_SECONDS:.0f} s after {module.name} there is left:\n  {names}")
@@ -69,8 +70,9 @@ def start_node(
         num_gpus: float | None = None,
         resources: Mapping[str, float] | None = None,
         env: Mapping[str, str] | None = None,
+        labels: Mapping[str, str] | None = None,
     ) -> subprocess.Popen[bytes]:
-        options = NodeOptions(name, num_cpus, num_gpus, resources or {})
+        options = NodeOptions(name, num_cpus, num_gpus, resources or {}, labels=labels or {})
         log = logs / f"{name or 'node'}-{len(started)}.log"
         command = [sys.executable, "-m", "celery", "-A", "celery_actors", "worker"]
         with log.open("wb") as output:

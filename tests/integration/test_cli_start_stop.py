@@ -88,6 +88,7 @@ def test_the_state_directory_is_private(command: Command) -> None:
         (["start"], "--head or --address"),
         (["start", "--head", "--address", "amqp://h"], "--head or --address"),
         (["start", "--head", "--resources", "disk"], "expected JSON"),
+        (["start", "--head", "--labels", "zone=a"], "expected JSON"),
         (["start", "--address", "amqp://h"], "CELERY_RESULT_BACKEND"),
         (
             ["start", "--address", "a", "--result-backend", "r", "--key-file", "/no/such"],

@@ -48,6 +48,7 @@ def test_node_options_become_worker_options() -> None:
         *("--node-name", "n1", "--num-cpus", "2", "--num-gpus", "0.5"),
         *("--resources", '{"disk": 3, "memory": 1024}'),
     ]
+    assert NodeOptions(labels={"zone": "a"}).worker_argv() == ["--labels", '{"zone": "a"}']
     assert NodeOptions().worker_argv() == []
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import celery_actors as ray
-from celery_actors.options import ActorOptions, MethodOptions, TaskOptions
+from celery_actors.options import METHOD_OPTIONS, ActorOptions, MethodOptions, TaskOptions
 from celery_actors.signatures import ParameterList, parameters_of
 
 
@@ -86,6 +86,25 @@ def test_remote_refuses_what_it_cannot_take() -> None:
         ray.remote(ray.remote(function))
     with pytest.raises(TypeError, match=r"@remote\(option"):
         ray.remote(function, num_cpus=1)  # type: ignore[call-overload]
+
+
+def test_method_is_bare_or_has_options() -> None:
+    class Worker:
+        @ray.method
+        def bare(self) -> int:
+            return 1
+
+        @ray.method(num_returns=2)
+        def pair(self) -> tuple[int, int]:
+            return 1, 2
+
+    assert Worker().bare() == 1
+    assert getattr(Worker.bare, METHOD_OPTIONS) == MethodOptions()
+    assert getattr(Worker.pair, METHOD_OPTIONS) == MethodOptions(num_returns=2)
+    with pytest.raises(TypeError, match=r"use @method or @method\(option=…\)"):
+        ray.method(5)  # type: ignore[call-overload]
+    with pytest.raises(TypeError, match=r"use @method or @method\(option=…\)"):
+        ray.method(Worker.bare, num_returns=2)  # type: ignore[call-overload]
 
 
 # -- signatures -----------------------------------------------------------------------------

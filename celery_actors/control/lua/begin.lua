@@ -11,4 +11,6 @@ if actor.state == 'PLACED' then
 elseif actor.state ~= 'STARTING' or call('HGET', key.actor(id), 'claim') ~= claim then
   return false
 end
-return { record_row(id), call('HGET', key.actor(id), 'blob') or '' }
+local more = call('HMGET', key.actor(id), 'blob', 'attempts', 'unknown')
+local namespace = call('HGET', key.job(actor.job), 'namespace')
+return { record_row(id), more[1] or '', namespace or '', more[2] or '', more[3] or '' }

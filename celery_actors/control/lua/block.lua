@@ -11,6 +11,6 @@ local cpus = held.want.CPU
 if not cpus or held.blocked == blocks then return answer() end
 held.blocked = blocks
 call('HSET', key.reservations(actor.node), incarnation, cjson.encode(held))
-call('HINCRBY', key.node(actor.node), 'f:CPU', (blocks and '' or '-') .. cpus)
+call('HINCRBY', key_of_room(actor.node, held), 'f:CPU', (blocks and '' or '-') .. cpus)
 if blocks then place_waiting() end
 return answer()

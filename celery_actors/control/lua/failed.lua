@@ -7,6 +7,6 @@ if actor.state == 'DEAD' then -- said before, and the answer was lost
   local ended = call('HMGET', key.actor(id), 'ended', 'cause')
   return ended[1] == incarnation and ended[2] == cause and 1 or 0
 end
-if actor.incarnation ~= incarnation or actor.state == 'PLACED' then return 0 end
+if actor.incarnation ~= incarnation or not is_begun(actor) then return 0 end
 die(actor, cause, failure)
 return 1

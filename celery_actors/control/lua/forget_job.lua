@@ -9,10 +9,17 @@ for _, id in ipairs(call('ZRANGE', key.job_dead(job), 0, -1)) do
     call('ZREM', key.actors, id)
   end
 end
+for _, id in ipairs(call('SMEMBERS', key.job_groups(job))) do
+  if call('HGET', key.group(id), 'state') == 'REMOVED' then
+    call('DEL', key.group(id))
+    call('SREM', key.job_groups(job), id)
+    call('ZREM', key.groups, id)
+  end
+end
 if call('EXISTS', key.job_actors(job)) == 1 then
   call('HSET', key.job(job), 'forgotten', now)
 else
-  call('DEL', key.job(job), key.job_definitions(job))
+  call('UNLINK', key.of_job(job)) -- may be large
   call('ZREM', key.jobs, job)
 end
 tidy_line()

@@ -4,6 +4,10 @@
 -- Guarantee: an actor that has no hold and is not detached is on its way out, and no hold written
 -- later brings it back.
 
+--
+-- Objects are held likewise, by processes to which a ref has come and by objects with a ref inside,
+-- under 'x' and the object's id. Who made an object decides what follows when nobody holds it.
+
 local function split_token(token) return string.match(token, '^(%x+)/(.+)$') end
 
 -- May the owner hold anything? What has ended may not: nobody would ever release it.
@@ -28,6 +32,17 @@ local function drop_hold(id, owner, rest)
   end
 end
 
+-- An entry of an owner's set: the actor or object, and the rest of the token.
+local function split_entry(entry)
+  local length = string.sub(entry, 1, 1) == 'x' and 37 or 32
+  return string.sub(entry, 1, length), string.sub(entry, length + 1)
+end
+
+local function drop_borrow(id, owner, rest)
+  drop_hold(id, owner, rest)
+  if call('EXISTS', key.holds(id)) == 0 then tell(string.sub(id, 2, 17), 'F' .. string.sub(id, 2)) end
+end
+
 local function forget_holds(actor)
   for _, token in ipairs(call('SMEMBERS', key.holds(actor.id))) do
     local owner, rest = split_token(token)
@@ -45,6 +60,7 @@ end
 local function start_stopping(actor)
   if actor.stopping then return end
   actor.stopping = true
+  free_name(actor)
   call('HSET', key.actor(actor.id), 'stopping', '1', 'stopping_since', now)
   if actor.state == 'ALIVE' then move(actor, 'STOPPING') end
 end

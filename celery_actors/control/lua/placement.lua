@@ -1,173 +1,137 @@
+-- needs: rooms fitting
 -- Who runs where. Needs base.lua.
 --
 -- Requests wait in lines, one line a *shape* (what is asked for, and where), each line in the order
 -- of arrival. Requests of one shape are interchangeable: where the first does not fit none does, so a
--- release looks at one request a shape however many wait.
+-- release looks at one request a shape however many wait. A request is an actor or a placement group.
 --
--- Guarantee: a waiting request keeps later ones from taking any resource kind that it wants on any
--- node that could run it, so none starves; on nodes that could never run it, it is in nobody's way.
+-- Guarantee: a waiting request keeps later ones from taking any resource kind that it wants in any
+-- room that it could have, so none starves; in rooms that could never be its, it is in nobody's way.
+-- Rooms that it could not have while the groups on them last are not kept for it until these go.
 
-local WHOLE_GPU = 10000
-
-local known_nodes = nil
-
--- The nodes with a running lease, read once a script.
-local function live_nodes()
-  if known_nodes then return known_nodes end
-  known_nodes = {}
-  for _, id in ipairs(call('ZRANGEBYSCORE', key.nodes, '(' .. now, '+inf')) do
-    local node = { id = id, total = {}, free = {}, gpus = {}, used = {}, blocked = {} }
-    local flat = call('HGETALL', key.node(id))
-    for i = 1, #flat, 2 do
-      local field, value = flat[i], flat[i + 1]
-      local sort = string.sub(field, 1, 2)
-      if sort == 't:' then
-        node.total[string.sub(field, 3)] = tonumber(value)
-      elseif sort == 'f:' then
-        node.free[string.sub(field, 3)] = tonumber(value)
-      elseif sort == 'g:' then
-        local gpu = tonumber(string.sub(field, 3))
-        add(node.gpus, gpu)
-        node.used[gpu] = tonumber(value)
-      elseif field == 'name' then
-        node.name = value
-      end
+local function rank(room, shape)
+  local use = utilisation(room, shape.want)
+  if room.token then -- of a group's bundles the one that is left fullest, and wasted least
+    local wasted = 0
+    for kind in pairs(room.total) do
+      if not shape.want[kind] then wasted = wasted + 1 end
     end
-    table.sort(node.gpus)
-    node.count = call('HLEN', key.reservations(id))
-    add(known_nodes, node)
+    return { room.id == shape.avoid and 1 or 0, wasted, -use, room.count, room.index }
   end
-  return known_nodes
-end
-
--- A shape is JSON written by Python, and after its closing brace '!' and a node to avoid, if any.
-local function parse_shape(text)
-  local body, avoid = string.match(text, '^(.*})!(%x+)$')
-  local parsed = cjson.decode(body or text)
-  local shape = {
-    text = text, want = {}, raw = parsed.want, node = parsed.node, soft = parsed.soft,
-    spread = parsed.spread, avoid = avoid,
-  }
-  if shape.node == cjson.null then shape.node = nil end
-  for kind, amount in pairs(parsed.want) do shape.want[kind] = tonumber(amount) end
-  return shape
-end
-
-local function is_named(node, shape) return node.id == shape.node or node.name == shape.node end
-
--- Could the node run it, were it idle?
-local function eligible(node, shape)
-  if shape.node and not shape.soft and not is_named(node, shape) then return false end
-  for kind, amount in pairs(shape.want) do
-    if (node.total[kind] or 0) < amount then return false end
-  end
-  return true
-end
-
--- The GPUs to give, or nil. A fraction joins the fullest GPU that has room, so that whole ones stay.
-local function pick_gpus(node, amount)
-  local picked = {}
-  if not amount then return picked end
-  if amount >= WHOLE_GPU then
-    for _, gpu in ipairs(node.gpus) do
-      if #picked * WHOLE_GPU < amount and node.used[gpu] == 0 then add(picked, gpu) end
-    end
-    return #picked * WHOLE_GPU == amount and picked or nil
-  end
-  for _, gpu in ipairs(node.gpus) do
-    local used = node.used[gpu]
-    if used + amount <= WHOLE_GPU and (not picked[1] or used > node.used[picked[1]]) then
-      picked[1] = gpu
-    end
-  end
-  return picked[1] and picked or nil
-end
-
-local function has_room(node, shape)
-  for kind, amount in pairs(shape.want) do
-    if node.blocked[kind] or (node.free[kind] or 0) < amount then return false end
-  end
-  return pick_gpus(node, shape.want.GPU) ~= nil
-end
-
--- How full the node would be: the fullest of the kinds asked for.
-local function utilisation(node, shape)
-  local worst = 0
-  for kind, amount in pairs(shape.want) do
-    local share = (node.total[kind] - node.free[kind] + amount) / node.total[kind]
-    if share > worst then worst = share end
-  end
-  return worst
-end
-
-local function rank(node, shape)
-  local use = utilisation(node, shape)
   return {
-    node.id == shape.avoid and 1 or 0,
-    shape.node and not is_named(node, shape) and 1 or 0,
-    shape.spread and node.count or use,
-    shape.spread and use or node.count,
-    node.name,
+    room.id == shape.avoid and 1 or 0,
+    shape.node and not is_named(room, shape) and 1 or 0,
+    shape.preferred and not has_labels(room, shape.preferred) and 1 or 0,
+    shape.spread and room.count or use,
+    shape.spread and use or room.count,
+    room.name,
   }
-end
-
-local function before(a, b)
-  for i = 1, #a do
-    if a[i] ~= b[i] then return a[i] < b[i] end
-  end
-  return false
 end
 
 local function choose(shape)
   local best, best_rank
-  for _, node in ipairs(live_nodes()) do
-    if eligible(node, shape) and has_room(node, shape) then
-      local its_rank = rank(node, shape)
-      if not best or before(its_rank, best_rank) then best, best_rank = node, its_rank end
+  for _, room in ipairs(rooms_for(shape)) do
+    if eligible(room, shape) and has_room(room, shape.want) then
+      local its_rank = rank(room, shape)
+      if not best or before(its_rank, best_rank) then best, best_rank = room, its_rank end
     end
   end
   return best
 end
 
--- A waiting request's claim: what it wants, on the nodes that could run it, is not for later ones.
+local function block(room, want)
+  for kind in pairs(want) do room.blocked[kind] = true end
+end
+
+-- A waiting request's claim: what it wants, in the rooms that it could have, is not for later ones.
 local function keep_for(shape)
-  for _, node in ipairs(live_nodes()) do
-    if eligible(node, shape) then
-      for kind in pairs(shape.want) do node.blocked[kind] = true end
+  for _, room in ipairs(rooms_for(shape)) do
+    if eligible(room, shape) and has_room(cleared(room), shape.want) then block(room, shape.want) end
+  end
+end
+
+local function keep_for_group(shape)
+  local idle = {}
+  for _, node in ipairs(live_nodes()) do add(idle, cleared(node)) end
+  local laid_out = fit_bundles(shape, idle)
+  if not laid_out then return end
+  for _, bundle in pairs(laid_out) do draw(bundle.node, bundle.item.want, bundle.gpus, -1) end
+  for _, bundle in pairs(laid_out) do
+    for _, node in ipairs(live_nodes()) do
+      if has_labels(node, bundle.item.labels) and has_room(cleared(node), bundle.item.want) then
+        block(node, bundle.item.want)
+      end
     end
   end
 end
 
-local function place(actor, node, shape)
+local function place(actor, room, shape)
   -- Scripts have no entropy: Python sends some with each call, and the counter parts one call's uses.
   local incarnation = string.sub(
     redis.sha1hex(ENTROPY .. ':' .. actor.id .. ':' .. #out.placements), 1, 16)
-  local gpus = pick_gpus(node, shape.want.GPU)
-  local share = shape.want.GPU
-  if share and share > WHOLE_GPU then share = WHOLE_GPU end
-  for kind, amount in pairs(shape.raw) do
-    call('HINCRBY', key.node(node.id), 'f:' .. kind, '-' .. amount)
-    node.free[kind] = node.free[kind] - shape.want[kind]
-  end
-  for _, gpu in ipairs(gpus) do
-    call('HINCRBY', key.node(node.id), 'g:' .. gpu, share)
-    node.used[gpu] = node.used[gpu] + share
-  end
-  node.count = node.count + 1
-  call('HSET', key.reservations(node.id), incarnation, cjson.encode({
+  local gpus = pick_gpus(room, shape.want.GPU)
+  local share = gpu_share(shape.want)
+  for kind, amount in pairs(shape.raw) do call('HINCRBY', room.key, 'f:' .. kind, '-' .. amount) end
+  for _, gpu in ipairs(gpus) do call('HINCRBY', room.key, 'g:' .. gpu, share) end
+  draw(room, shape.want, gpus, 1)
+  room.count = room.count + 1
+  if room.token then call('HINCRBY', room.key, 'count', 1) end
+  call('HSET', key.reservations(room.id), incarnation, cjson.encode({
     actor = actor.id, want = shape.raw, gpus = gpus, share = share, blocked = false,
+    bundle = room.token,
   }))
-  actor.node, actor.incarnation = node.id, incarnation
-  move(actor, 'PLACED', 'node', node.id, 'incarnation', incarnation,
+  actor.node, actor.incarnation = room.id, incarnation
+  move(actor, 'PLACED', 'node', room.id, 'incarnation', incarnation,
     'gpus', table.concat(gpus, ','))
   call('ZADD', key.placed, now, actor.id)
   add(out.placements, placement_of(actor))
   if actor.kind == 'executor' then tell(actor.caller, 'L' .. actor.id) end
 end
 
+-- What a bundle takes of its node (sign '') or gives back ('-').
+local function take_for_bundle(node_id, raw, gpus, share, sign)
+  local node = key.node(node_id)
+  local other = sign == '' and '-' or ''
+  for kind, amount in pairs(raw) do
+    call('HINCRBY', node, 'f:' .. kind, other .. amount)
+    call('HINCRBY', node, 'b:' .. kind, sign .. amount)
+  end
+  for _, gpu in ipairs(gpus) do
+    call('HINCRBY', node, 'g:' .. gpu, sign .. share)
+    call('HINCRBY', node, 'h:' .. gpu, sign .. share)
+  end
+end
+
+local function place_group(id, laid_out)
+  local group = read_group(id)
+  local nodes = cjson.decode(group.nodes)
+  for index, bundle in pairs(laid_out) do
+    local node, item = bundle.node, bundle.item
+    local token, share = id .. ':' .. index, gpu_share(item.want)
+    take_for_bundle(node.id, item.raw, bundle.gpus, share, '')
+    for kind, amount in pairs(item.want) do
+      node.bundled[kind] = (node.bundled[kind] or 0) + amount
+    end
+    call('HSET', key.bundle(token), 'count', 0)
+    for kind, amount in pairs(item.raw) do
+      call('HSET', key.bundle(token), 't:' .. kind, amount, 'f:' .. kind, amount)
+    end
+    for _, gpu in ipairs(bundle.gpus) do
+      node.kept[gpu] = (node.kept[gpu] or 0) + share
+      local others = WHOLE_GPU - share
+      call('HSET', key.bundle(token), 'g:' .. gpu, others, 'h:' .. gpu, others)
+    end
+    node.cleared = nil
+    call('SADD', key.bundles(node.id), token)
+    nodes[index + 1] = node.id
+  end
+  known_bundles[id] = nil
+  move_group(group, 'CREATED', 'nodes', cjson.encode(nodes), 'placed', now)
+end
+
 local newly_waiting = {}
 
--- Puts a PENDING actor into its line, at its own place.
+-- Puts a PENDING request into its line, at its own place.
 local function wait_for_node(actor)
   call('SADD', key.shapes, actor.shape)
   call('ZADD', key.waiting(actor.shape), actor.order, actor.id)
@@ -185,6 +149,29 @@ local function first_in_line(text)
   return head[1], tonumber(head[2])
 end
 
+-- Places the first of a line, if there is room.
+local function place_head(head)
+  if head.shape.bundles or head.shape.again then
+    local laid_out = fit_bundles(head.shape, live_nodes())
+    if laid_out then
+      leave_line({ id = head.id, shape = head.text })
+      place_group(head.id, laid_out)
+    else
+      keep_for_group(head.shape)
+    end
+    return laid_out
+  end
+  local room = choose(head.shape)
+  if room then
+    local actor = read_actor(head.id)
+    leave_line(actor)
+    place(actor, room, head.shape)
+  else
+    keep_for(head.shape)
+  end
+  return room
+end
+
 -- Places all that may be placed now, oldest first. The last thing that a script which freed
 -- something, added a request or took one away does.
 local function place_waiting()
@@ -200,34 +187,30 @@ local function place_waiting()
     end
     local head = heads[first]
     head.shape = head.shape or parse_shape(head.text)
-    local node = choose(head.shape)
-    if node then
-      local actor = read_actor(head.id)
-      leave_line(actor)
-      place(actor, node, head.shape)
-      head.id, head.order = first_in_line(head.text)
-    else
-      keep_for(head.shape)
-    end
-    if not node or not head.id then table.remove(heads, first) end
+    local placed = place_head(head)
+    if placed then head.id, head.order = first_in_line(head.text) end
+    if not placed or not head.id then table.remove(heads, first) end
   end
   if next(newly_waiting) then tell_all('R') end
+end
+
+-- Where what is held was taken from.
+local function key_of_room(node_id, held)
+  return held.bundle and key.bundle(held.bundle) or key.node(node_id)
 end
 
 -- Gives a reservation back; false when there is none (given back before, or its node is gone).
 local function release(node_id, incarnation)
   local raw = call('HGET', key.reservations(node_id), incarnation)
   if not raw then return false end
-  known_nodes = nil
+  forget_rooms()
   local held = cjson.decode(raw)
+  local room = key_of_room(node_id, held)
   for kind, amount in pairs(held.want) do
-    if not (held.blocked and kind == 'CPU') then
-      call('HINCRBY', key.node(node_id), 'f:' .. kind, amount)
-    end
+    if not (held.blocked and kind == 'CPU') then call('HINCRBY', room, 'f:' .. kind, amount) end
   end
-  for _, gpu in ipairs(held.gpus) do
-    call('HINCRBY', key.node(node_id), 'g:' .. gpu, -held.share)
-  end
+  for _, gpu in ipairs(held.gpus) do call('HINCRBY', room, 'g:' .. gpu, -held.share) end
+  if held.bundle then call('HINCRBY', room, 'count', -1) end
   call('HDEL', key.reservations(node_id), incarnation)
   return true
 end

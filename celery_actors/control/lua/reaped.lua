@@ -1,8 +1,16 @@
 -- needs: base placement holding lifecycle
--- id, incarnation, node, cause
-local id, incarnation, node, cause = unpack(ARGV, 3)
+-- id, incarnation, node, cause, interrupted (JSON: ids of calls begun and not committed)
+local id, incarnation, node, cause, interrupted = unpack(ARGV, 3)
 local actor = read_actor(id)
-if actor and incarnation ~= '' and actor.incarnation == incarnation then
+local is_current = actor and incarnation ~= '' and actor.incarnation == incarnation
+if is_current and is_begun(actor) and may_restart(actor) then
+  out.died_now = true
+  release(node, incarnation)
+  restart(actor, cause, cjson.decode(interrupted), false)
+  place_waiting()
+  return answer()
+end
+if is_current then
   out.died_now = true
   die(actor, cause)
 end
@@ -12,4 +20,5 @@ if release(node, incarnation) then
 elseif out.died_now then
   place_waiting()
 end
+out.over = not actor or actor.state == 'DEAD'
 return answer()

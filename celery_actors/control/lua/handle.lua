@@ -1,0 +1,3 @@
+-- needs: base
+-- id
+return call('HGET', key.actor(ARGV[3]), 'handle')

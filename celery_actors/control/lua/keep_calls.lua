@@ -1,0 +1,7 @@
+-- needs: base
+-- job, most, what is to be kept...
+local job, most = ARGV[3], tonumber(ARGV[4])
+if call('EXISTS', key.job(job)) == 0 then return 0 end
+for i = 5, #ARGV do call('RPUSH', key.job_calls(job), ARGV[i]) end
+call('LTRIM', key.job_calls(job), -most, -1)
+return 1

@@ -1,0 +1,2 @@
+-- needs: base
+return call('LRANGE', key.job_calls(ARGV[3]), 0, -1)

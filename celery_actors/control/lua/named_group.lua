@@ -1,0 +1,3 @@
+-- needs: base
+-- namespace, name
+return call('HGET', key.group_names, name_field(ARGV[3], ARGV[4]))

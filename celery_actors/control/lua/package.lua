@@ -1,0 +1,2 @@
+-- needs: base
+return call('HGET', key.job_packages(ARGV[3]), ARGV[4])

@@ -1,0 +1,32 @@
+"""What init() takes, before it connects to anything."""
+
+from __future__ import annotations
+
+import pytest
+
+import celery_actors
+from celery_actors import session
+
+
+def test_options_of_rays_init_that_say_nothing_here_are_accepted() -> None:
+    session._check_rays_options(
+        {"include_dashboard": False, "logging_level": 20, "_temp_dir": "/nowhere"}
+    )
+
+
+def test_an_unknown_option_names_the_near_ones() -> None:
+    with pytest.raises(
+        TypeError, match=r"'num_cpu' is no option of init\(\); did you mean num_cpus"
+    ):
+        celery_actors.init(num_cpu=2)
+    with pytest.raises(TypeError, match="local_mode"):
+        celery_actors.init(local_mode=True)
+    assert not celery_actors.is_initialized()
+
+
+def test_the_session_is_a_mapping_and_a_context() -> None:
+    info = session.SessionInfo("job", private=False, address=None)
+    assert info["job_id"] == "job"
+    assert info.address_info == {"address": None, "session_dir": None, "job_id": "job"}
+    with info as inside:
+        assert inside is info
