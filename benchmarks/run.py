@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster_processes import leftovers, log_problems
+from environments import EnvironmentFailed
 from peers import CELERY, OURS, RAY, RESULTS, PeerError, PeerSpec, Round, round_of
 from rich.console import Console
 from rich.table import Table
@@ -122,7 +123,7 @@ def _interpreters(failures: list[str]) -> dict[str, str]:
     for spec in PEERS:
         try:
             found[spec.name] = spec.interpreter()
-        except (PeerError, OSError, subprocess.CalledProcessError) as error:
+        except (EnvironmentFailed, OSError, subprocess.CalledProcessError) as error:
             failures.append(f"{spec.title} is left out: {error}")
     return found
 
