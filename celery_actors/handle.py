@@ -320,7 +320,9 @@ def _arrived(actor: bytes, description: ClassDescription, strong: bool) -> Actor
 
 def describe_class(process: Process, actor: bytes, description: ClassDescription) -> bytes:
     """Return what handles to an actor are made from where it is found by its name."""
-    dumped = serialization.dumps(description, lambda: f"the methods of {description.name}")
+    dumped = serialization.dumps(
+        description, lambda: f"the methods of {description.name}", in_band=True
+    )
     return encode_handle(process.signer, actor, bytes(dumped.frames[0]))
 
 

@@ -90,8 +90,8 @@ class _Definitions:
     def digest(self, process: Process, value: Any, name: str) -> str:
         """Return the name under which ``value`` is stored for this job; store it if needed."""
         if self._pickled is None:
-            dumped = serialization.dumps(value, lambda: f"the definition of {name}")
-            self._pickled = b"".join(bytes(frame) for frame in dumped.frames[:1])
+            dumped = serialization.dumps(value, lambda: f"the definition of {name}", in_band=True)
+            self._pickled = bytes(dumped.frames[0])
             self._kept = dumped.kept  # refs and handles inside live as long as what is remote
             self._digest = definition_digest(self._pickled)
         if self._job != process.job_id:
