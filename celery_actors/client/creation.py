@@ -16,16 +16,17 @@ from celery_actors.client.outbox import PendingCall
 from celery_actors.control import (
     ActorSpec,
     GroupRemoved,
-    InsufficientResources,
     Killed,
     Placement,
 )
+from celery_actors.control import InsufficientResources as Shortage
 from celery_actors.exceptions import (
     ActorDiedError,
     ActorPlacementGroupRemoved,
     ActorsError,
     ActorUnschedulableError,
     ConnectionFailed,
+    InsufficientResources,
     TaskPlacementGroupRemoved,
     TaskUnschedulableError,
 )
@@ -71,9 +72,9 @@ def create_actor(process: Process, spec: ActorSpec) -> str | None:
     except GroupRemoved as error:
         gone = TaskPlacementGroupRemoved if is_task else ActorPlacementGroupRemoved
         raise gone(str(error)) from error
-    except InsufficientResources as error:
+    except Shortage as error:
         if not spec.target.pinned:
-            raise
+            raise InsufficientResources(str(error), error.asked, error.best) from error
         kind = TaskUnschedulableError if is_task else ActorUnschedulableError
         raise kind(str(error)) from error
     if creation.existing is not None:

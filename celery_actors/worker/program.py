@@ -7,6 +7,7 @@ have gathered in the inbox run.  A constructor that raises ends the actor with t
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import sys
@@ -178,6 +179,7 @@ class ActorProcess:
                 self._process.redis.connection_pool.disconnect()
                 why = executor.run()
                 self._shut_down_instance()
+                _run_exit_handlers()
                 if self._process.started:
                     drain(self._process, self._give_cpu_back)
                 self._history.leave()
@@ -405,3 +407,11 @@ def _task_that_runs() -> bytes | None:
     """Return the task id of the call that this thread (or asyncio task) runs."""
     run = current_run.get()
     return None if run is None else run.call.caller + run.call.task.to_bytes(8, "big")
+
+
+def _run_exit_handlers() -> None:
+    """Run what user code registered with :mod:`atexit`: a fork ends without (as Ray's don't)."""
+    try:
+        atexit._run_exitfuncs()
+    except Exception:  # a handler may raise anything; the process ends all the same
+        logger.exception("a handler registered with atexit raised")
