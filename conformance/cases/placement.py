@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 
 from conformance.case import case
 from conformance.checks import raises, submodule, wait_until
@@ -445,15 +444,26 @@ def label_selector(ray):
     assert ray.get(here.one.remote(), timeout=15) == 1
 
 
-@case("label_selector that no node meets leaves the actor pending")
-def label_selector_pending(ray):
-    @ray.remote
+@case(
+    "An actor with a label_selector that no node meets is not run",
+    better="It raises at .remote(), and names the labels; in Ray it waits for ever.",
+)
+def label_selector_of_none(ray):
+    nowhere = _coloured(ray).remote()
+    assert ray.wait([nowhere.one.remote()], timeout=1)[0] == []
+    ray.kill(nowhere)
+
+
+@label_selector_of_none.ours
+def label_selector_of_none_raises(ray):
+    with raises(ValueError, match="colour"):
+        _coloured(ray).remote()
+
+
+def _coloured(ray):
+    @ray.remote(label_selector={"colour": "none-has-this"})
     class Actor:
         def one(self):
             return 1
 
-    nowhere = Actor.options(label_selector={"colour": "none-has-this"}).remote()
-    ref = nowhere.one.remote()
-    assert ray.wait([ref], timeout=1)[0] == []
-    ray.kill(nowhere)
-    time.sleep(0)
+    return Actor
