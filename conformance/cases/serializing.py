@@ -96,6 +96,22 @@ def functions(ray):
     assert ray.get(echo.say.remote(lambda x: x * offset))(2) == 6
 
 
+@case("Functions and classes may use numpy arrays of the program around them")
+def arrays_around(ray):
+    weights = np.array([1.0, 2.0])
+
+    @ray.remote
+    def total():
+        return float(weights.sum())
+
+    @ray.remote
+    class Actor:
+        def total(self):
+            return float(weights.sum())
+
+    assert ray.get([total.remote(), Actor.remote().total.remote()]) == [3.0, 3.0]
+
+
 @case("A class travels as a value")
 def class_as_a_value(ray):
     class Local:
