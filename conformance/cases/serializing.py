@@ -9,6 +9,7 @@ import decimal
 import enum
 import threading
 import uuid
+from pathlib import Path
 
 import numpy as np
 
@@ -93,6 +94,22 @@ def functions(ray):
     echo = _echo(ray)
     assert ray.get(echo.look.remote(1, add)) == 4
     assert ray.get(echo.say.remote(lambda x: x * offset))(2) == 6
+
+
+@case("Functions and classes may use numpy arrays of the program around them")
+def arrays_around(ray):
+    weights = np.array([1.0, 2.0])
+
+    @ray.remote
+    def total():
+        return float(weights.sum())
+
+    @ray.remote
+    class Actor:
+        def total(self):
+            return float(weights.sum())
+
+    assert ray.get([total.remote(), Actor.remote().total.remote()]) == [3.0, 3.0]
 
 
 @case("A class travels as a value")
@@ -192,11 +209,19 @@ def arrays_are_read_only(ray):
     assert copy[0] == 1.0
 
 
-@case("get() of a large array twice copies nothing: both are the same memory")
+@case("get() of a large array copies nothing: its memory is shared")
 def arrays_are_not_copied(ray):
-    ref = ray.put(np.arange(500_000))
-    one, other = ray.get(ref), ray.get(ref)
-    assert one.__array_interface__["data"][0] == other.__array_interface__["data"][0]
+    ref = ray.put(np.arange(5_000_000))
+    before = _private_memory()
+    arrays = [ray.get(ref) for _ in range(4)]
+    assert all(int(array.sum()) == 12_499_997_500_000 for array in arrays)
+    assert _private_memory() - before < 30_000_000
+
+
+def _private_memory():
+    """Bytes of this process that no other shares."""
+    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Private_"))
 
 
 @case("A large array as an argument is read-only in the actor, and shared")
