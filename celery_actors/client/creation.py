@@ -213,7 +213,7 @@ def end_job(process: Process, patience: float = 15.0) -> None:
         # Every node learns from the records, with its next renewal, whom to kill.
         logger.debug("the job's end was not announced: %s", error)
     deadline = monotonic() + patience
-    while process.control.job_actors(process.job_id):
+    while _unreaped(process):
         if monotonic() > deadline:
             logger.warning(
                 "processes of job %s were not reaped within %g s (is their node worker alive?)",
@@ -230,6 +230,13 @@ def end_job(process: Process, patience: float = 15.0) -> None:
     records = process.control.actors(process.job_id)
     process.results.delete_cursors([bytes.fromhex(r.actor_id) for r in records if not r.detached])
     process.control.forget_job(process.job_id)
+
+
+def _unreaped(process: Process) -> list[str]:
+    """Return the actors of this job that are to end with it and have not yet."""
+    actors = process.control.job_actors(process.job_id)
+    records = [process.control.actor(actor) for actor in actors]
+    return [record.actor_id for record in records if record is not None and not record.detached]
 
 
 def remove_lost_node(process: Process, node_id: str) -> None:
