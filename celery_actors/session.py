@@ -162,6 +162,7 @@ def init(
         import celery_actors as ray
         ray.init(num_gpus=8)
     """
+    _check_rays_options(rays)
     with _session.lock:
         if is_initialized():
             if ignore_reinit_error and _session.info is not None:
@@ -170,7 +171,6 @@ def init(
                 "celery_actors is initialised already: call shutdown() first, or pass "
                 "ignore_reinit_error=True"
             )
-        _check_rays_options(rays)
         environment = RuntimeEnv.of(runtime_env)
         node = NodeOptions(
             num_cpus=num_cpus,

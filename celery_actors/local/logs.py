@@ -26,7 +26,7 @@ def follow_logs(session_dir: str, job_id: str, out: TextIO | None = None) -> Non
     _stop = threading.Event()
     _thread = threading.Thread(
         target=_follow,
-        args=(Path(session_dir) / "logs" / job_id, _stop, out or sys.stdout),
+        args=(Path(session_dir) / "logs" / job_id, _stop, out or sys.stderr),
         name="celery-actors-logs",
         daemon=True,
     )
