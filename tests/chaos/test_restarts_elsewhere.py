@@ -15,6 +15,7 @@ from faults import DETECTION, LEASE, wait_gone
 from waiting import record_of, wait_until
 
 import celery_actors as ray
+from celery_actors.client.current import require_process
 from celery_actors.exceptions import ActorUnavailableError
 from celery_actors.session import SessionInfo
 
@@ -118,10 +119,14 @@ def test_what_a_stopped_incarnation_had_begun_is_not_run_again(
     begun = actor.append_and_hold.remote(str(log), "begun", str(gate))
     behind = [actor.append.remote(str(log), n) for n in range(200)]
     wait_until(log.exists, "the call to run")
-    # The broker keeps what the old incarnation has, until it misses its heartbeats: the caller
-    # is asked to send it again, and nothing says that it is redelivered.
+    # The broker keeps what the old incarnation has until it misses heartbeats.  With its lease
+    # over before, the caller sends the calls again, and nothing says that they are redelivered.
     nodes[was].send_signal(signal.SIGSTOP)
     os.kill(old, signal.SIGSTOP)
+    process = require_process()
+    node_id = record_of(actor).node_id
+    assert node_id is not None
+    process.redis.zadd(f"{process.settings.prefix}nodes", {node_id: 1})
     try:
         with pytest.raises(ActorUnavailableError, match="was interrupted by the death"):
             ray.get(begun, timeout=LEASE + 4 * DETECTION)
