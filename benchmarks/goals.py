@@ -26,7 +26,7 @@ class Goal:
             return f"≤ {self.most:g}"
         if self.least is not None:
             return f"≥ {self.least:g}"
-        return f"{'aim ' if self.aim else ''}≥ {self.times:g}x {self.peer}"
+        return f"{'aim ' if self.aim else ''}≥ {self.times:.2g}x {self.peer}"
 
     def reached(self, ours: float, others: dict[str, float], *, more_is_better: bool) -> bool:
         """Whether it holds; not where the peer has no figure."""

@@ -108,7 +108,7 @@ def round_of(
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,
-            env={**_clean_environment(), **(environment or {})},
+            env={**_clean_environment(spec), **(environment or {})},
             start_new_session=True,
         )
     watchdog = threading.Timer(ROUND_SECONDS[extent], _kill_group, [process])
@@ -137,14 +137,15 @@ def round_of(
                 stream.close()
 
 
-def _clean_environment() -> dict[str, str]:
+def _clean_environment(spec: PeerSpec) -> dict[str, str]:
     """A peer must not find a cluster or broker that is none of the benchmark's.
 
-    This package is the one that the benchmark lies beside, installed or not.
+    This package is the one that the benchmark lies beside, installed or not; processes that
+    other systems start find the classes of their actors.
     """
     prefixes = ("CELERY_", "RAY_", "PYTHON")
     kept = {k: v for k, v in os.environ.items() if not k.startswith(prefixes)}
-    return {**kept, "PYTHONPATH": str(HERE.parent)}
+    return {**kept, "PYTHONPATH": str(HERE if spec.requirements else HERE.parent)}
 
 
 def _read_until(lines: IO[str], measured: Round, last: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Coroutine, Sequence
+from importlib.metadata import version
 from typing import Any
 
 import xoscar
@@ -128,7 +129,7 @@ class Xoscar(Peer):
 
     def announce(self) -> dict[str, Any]:
         """Return the version."""
-        return {"version": xoscar.__version__}
+        return {"version": version("xoscar")}
 
     def stop(self) -> None:
         """End the pool."""
