@@ -81,6 +81,7 @@ class Round:
     results: dict[str, dict[str, Any]] = field(default_factory=dict)
     announced: dict[str, Any] = field(default_factory=dict)
     stop_seconds: float = 0.0
+    failures: list[str] = field(default_factory=list)
 
 
 @contextmanager
@@ -153,6 +154,8 @@ def _read_until(lines: IO[str], measured: Round, last: str) -> None:
         message = json.loads(line)
         if "workload" in message:
             measured.results[message.pop("workload")] = message
+        if "failed" in message:
+            measured.failures.append(f"{measured.peer}, {message['failed']}: {message['why']}")
         measured.announced.update(message.get("announce", {}))
         if last in message:
             return

@@ -61,7 +61,9 @@ def main() -> int:
     rounds: list[Round] = []
     for number in range(options.rounds):
         console.print(f"round {number + 1} of {options.rounds}, load {os.getloadavg()[0]:.1f}")
-        rounds += _one_round(number, interpreters, options, stamp, failures, notes)
+        new = _one_round(number, interpreters, options, stamp, failures, notes)
+        failures += [f"round {number + 1}: {why}" for one in new for why in one.failures]
+        rounds += new
     workloads = {name: compare(name, rounds) for name in options.only}
     summary = {
         "when": stamp,

@@ -16,6 +16,7 @@ import json
 import os
 import sys
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -70,8 +71,16 @@ def run(peer: Peer, wanted: Sequence[str], amount: Amount, emit: Callable[[Any],
         if name in wanted and name in peer.workloads:
             emit({"workload": name, **vars(result)})
 
-    if "init_warm" in wanted and "init_warm" in peer.workloads:
-        report("init_warm", measures.init_warm(peer, amount))  # type: ignore[arg-type]
+    def attempt(name: str, measure: Callable[[], Measured]) -> None:
+        if name not in wanted or name not in peer.workloads:
+            return
+        try:
+            report(name, measure())
+        except Exception:  # noqa: BLE001  # reported; the other workloads are measured
+            emit({"failed": name, "why": traceback.format_exc()[-1500:]})
+        time.sleep(SETTLE_SECONDS)  # actors whose handles are gone end meanwhile
+
+    attempt("init_warm", lambda: measures.init_warm(peer, amount))  # type: ignore[arg-type]
     begun = time.perf_counter()
     peer.start()
     started = time.perf_counter() - begun
@@ -79,9 +88,7 @@ def run(peer: Peer, wanted: Sequence[str], amount: Amount, emit: Callable[[Any],
     actor, first = measures.make_one(peer)
     report("first_actor", Measured(first, "s", [first]))
     for name, measure in steps_of(peer, amount, actor):
-        if name in wanted and name in peer.workloads:
-            report(name, measure())
-            time.sleep(SETTLE_SECONDS)  # actors whose handles are gone end meanwhile
+        attempt(name, measure)
 
 
 def main() -> int:

@@ -260,7 +260,8 @@ class Ray(RayLike):
         directory = tempfile.mkdtemp(prefix="bench-ray-")
         program = Path(sys.executable).with_name("ray")
         command = [str(program), "start", "--head", "--block", f"--port={port}"]
-        command += [f"--num-cpus={CPUS}", "--include-dashboard=false", f"--temp-dir={directory}"]
+        command += ["--node-ip-address=127.0.0.1", f"--num-cpus={CPUS}"]
+        command += ["--include-dashboard=false", f"--temp-dir={directory}"]
         head = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=sys.stderr, start_new_session=True
         )
