@@ -267,7 +267,8 @@ class Ray(RayLike):
         )
         try:
             _wait_for_port(head, port)
-            yield f"127.0.0.1:{port}", {}
+            # The head made a token, which programs find where they are told to look for one.
+            yield f"127.0.0.1:{port}", {"RAY_AUTH_MODE": "token"}
         finally:
             family = [head.pid, *_descendants(head.pid)]
             head.terminate()
