@@ -10,7 +10,7 @@ from typing import Any
 from peers import PeerSpec
 from report import number, unit_of
 
-WIDTH = 960
+WIDTH = 1040
 LABEL = 250
 BAR = 13
 GAP = 16
@@ -59,7 +59,7 @@ def _group(compared: dict[str, Any], shown: Sequence[PeerSpec], y: int) -> list[
         return value if better else 1 / value
 
     best = max(goodness(figures[spec.name]["median"]) for spec in shown)
-    room = WIDTH - LABEL - 250
+    room = WIDTH - LABEL - 330
 
     def length(value: float) -> float:
         decades = math.log10(goodness(value) / best)

@@ -11,8 +11,11 @@ from peers import OURS, PeerSpec, Round
 from rich.table import Table
 
 
-def compare(name: str, rounds: Sequence[Round]) -> dict[str, Any]:
-    """Return the figures of one workload: each peer's, the ratios to it, the requirements."""
+def compare(name: str, rounds: Sequence[Round], wanted: Sequence[str]) -> dict[str, Any]:
+    """Return the figures of one workload: each peer's, the ratios to it, the requirements.
+
+    :param wanted: the peers that weren't left out on purpose; those are not required.
+    """
     workload = WORKLOADS[name]
     results = [(m.peer, m.results[name]) for m in rounds if name in m.results]
     peers: dict[str, dict[str, Any]] = {}
@@ -40,6 +43,7 @@ def compare(name: str, rounds: Sequence[Round]) -> dict[str, Any]:
                 "reached": ours is not None and goal.reached(ours, medians, more_is_better=better),
             }
             for goal in workload.goals
+            if not goal.peer or goal.peer in wanted
         ],
     }
 

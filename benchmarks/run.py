@@ -64,7 +64,7 @@ def main() -> int:
         new = _one_round(number, interpreters, options, stamp, failures, notes)
         failures += [f"round {number + 1}: {why}" for one in new for why in one.failures]
         rounds += new
-    workloads = {name: compare(name, rounds) for name in options.only}
+    workloads = {name: compare(name, rounds, options.peers) for name in options.only}
     summary = {
         "when": stamp,
         "seconds": (datetime.now(timezone.utc) - begun).total_seconds(),
