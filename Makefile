@@ -1,9 +1,9 @@
 # Each target does all the set-up that it needs: see scripts/setup.sh.
 PY := .venv/bin/python
 EXAMPLES := $(sort $(wildcard examples/[0-9][0-9]_*.py))
-CHECKED := $(wildcard celery_actors tests examples benchmarks config)
+CHECKED := $(wildcard celery_actors tests examples benchmarks conformance config)
 
-.PHONY: demo test lint unit integration bench setup clean
+.PHONY: demo test lint unit integration bench conformance setup clean
 
 # Every example, in order, until one fails.
 demo: setup
@@ -27,6 +27,10 @@ integration: setup
 
 bench: setup
 	$(PY) benchmarks/run.py
+
+# Every case and program on this package and, in an environment of its own, on Ray.
+conformance: setup
+	$(PY) -m conformance
 
 setup:
 	@scripts/setup.sh

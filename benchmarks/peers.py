@@ -9,13 +9,14 @@ import subprocess
 import sys
 import threading
 import time
-import venv
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any
+
+from environments import interpreter_of
 
 HERE = Path(__file__).resolve().parent
 ENVIRONMENTS = HERE / ".peers"
@@ -42,19 +43,7 @@ class PeerSpec:
             return sys.executable
         first = self.requirements[0]
         directory = ENVIRONMENTS / first.replace("==", "-").replace("[", "-").replace("]", "")
-        python = directory / "bin" / "python"
-        complete = directory / "installed.txt"
-        wanted = "\n".join(self.requirements) + "\n"
-        if complete.exists() and complete.read_text() == wanted:
-            return str(python)
-        print(f"installing {', '.join(self.requirements)} for the benchmark", file=sys.stderr)
-        venv.create(directory, with_pip=True, clear=True)
-        command = [str(python), "-m", "pip", "install", "--quiet", *self.requirements]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise PeerError(f"pip could not install {wanted}:\n{done.stderr[-2000:]}")
-        complete.write_text(wanted)
-        return str(python)
+        return interpreter_of(directory, self.requirements, "the benchmark")
 
 
 NUMPY = f"numpy=={version('numpy')}"

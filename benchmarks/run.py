@@ -26,6 +26,7 @@ from typing import Any
 
 from chart import chart
 from cluster_processes import leftovers, log_problems
+from environments import EnvironmentFailed
 from goals import WORKLOADS
 from peers import (
     CELERY,
@@ -164,7 +165,7 @@ def _interpreters(wanted: Sequence[str], failures: list[str]) -> dict[str, str]:
             continue
         try:
             found[spec.name] = spec.interpreter()
-        except (PeerError, OSError, subprocess.CalledProcessError) as error:
+        except (EnvironmentFailed, OSError, subprocess.CalledProcessError) as error:
             failures.append(f"{spec.title} is left out: {error}")
     return found
 

@@ -17,7 +17,7 @@ from celery_actors.protocol.call_options import CallOptions, encode_options
 from celery_actors.protocol.creation import decode_handle, encode_handle
 from celery_actors.refs import ObjectRef
 from celery_actors.signatures import ParameterList
-from celery_actors.submission import dump_arguments
+from celery_actors.submission import NO_ARGUMENTS, dump_arguments
 
 if TYPE_CHECKING:
     from celery_actors.client.process import Process
@@ -145,6 +145,9 @@ class ActorMethod(Generic[P, R_co]):
         self._name = name
         self._description = description
 
+    def _full_name(self) -> str:
+        return f"{self._handle._description.name}.{self._name}"
+
     @submits
     def remote(self, *args: Any, **kwargs: Any) -> Any:
         """Call the method; returns at once.
@@ -156,11 +159,16 @@ class ActorMethod(Generic[P, R_co]):
         :raises PendingCallsLimitExceeded: too many calls wait unresolved.
         """
         handle = self._handle
-        name = f"{handle._description.name}.{self._name}"
         description = self._description
-        description.parameters.check(name, args, kwargs)
+        if kwargs or not description.parameters.fits(len(args)):
+            description.parameters.check(self._full_name(), args, kwargs)
         process = require_process()
-        dumped, arguments = dump_arguments(args, kwargs, lambda: f"the arguments of {name}")
+        if args or kwargs:
+            dumped, arguments = dump_arguments(
+                args, kwargs, lambda: f"the arguments of {self._full_name()}"
+            )
+        else:
+            dumped, arguments = NO_ARGUMENTS, ()
         returns = description.returns
         entries = process.sender.call(
             handle._actor,
@@ -207,7 +215,7 @@ class ActorMethod(Generic[P, R_co]):
 
         def __call__(self, *args: Any, **kwargs: Any) -> Any:
             """Refused: it would run here."""
-            name = f"{self._handle._description.name}.{self._name}"
+            name = self._full_name()
             raise TypeError(
                 f"{name} runs in the actor and can't be called directly: use "
                 f"handle.{self._name}.remote(…) and celery_actors.get() on what it returns"

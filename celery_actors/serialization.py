@@ -49,6 +49,8 @@ class Dumped:
     @property
     def nbytes(self) -> int:
         """Bytes of all frames."""
+        if len(self.frames) == 1 and isinstance(self.frames[0], bytes):
+            return len(self.frames[0])
         return sum(memoryview(frame).nbytes for frame in self.frames)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 __all__ = ["ParameterList", "parameters_of"]
@@ -27,6 +27,16 @@ class ParameterList:
     """
 
     parameters: tuple[tuple[str, int, bool], ...] | None
+    positional: tuple[int, int] | None = field(init=False, repr=False, compare=False)
+    """The least and most positional arguments, where nothing else has to be looked at."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "positional", self._positional())
+
+    def fits(self, given: int) -> bool:
+        """Whether so many positional arguments, and no others, are known to fit."""
+        positional = self.positional
+        return positional is not None and positional[0] <= given <= positional[1]
 
     def check(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         """Check that the arguments fit.
@@ -36,7 +46,7 @@ class ParameterList:
         parameters = self.parameters
         if parameters is None:
             return
-        if not kwargs and self._plain(len(args)):
+        if not kwargs and self.fits(len(args)):
             return
         signature = inspect.Signature(
             [
@@ -53,17 +63,11 @@ class ParameterList:
         except TypeError as error:
             raise TypeError(f"{name}{signature}: {error}") from None
 
-    def _plain(self, given: int) -> bool:
-        """Whether so many positional arguments fit, in the common simple case."""
-        least = 0
-        most = 0
-        assert self.parameters is not None
-        for _, kind, has_default in self.parameters:
-            if kind not in _POSITIONAL:
-                return False
-            most += 1
-            least += not has_default
-        return least <= given <= most
+    def _positional(self) -> tuple[int, int] | None:
+        parameters = self.parameters
+        if parameters is None or any(kind not in _POSITIONAL for _, kind, _ in parameters):
+            return None
+        return sum(not has_default for _, _, has_default in parameters), len(parameters)
 
 
 def parameters_of(function: Callable[..., Any], skip_first: bool = False) -> ParameterList:

@@ -12,9 +12,10 @@ from celery_actors.protocol.payload import RefArgument
 from celery_actors.refs import ObjectRef
 from celery_actors.serialization import Dumped
 
-__all__ = ["dump_arguments"]
+__all__ = ["NO_ARGUMENTS", "dump_arguments"]
 
-_NOTHING = pickle.dumps(((), {}), protocol=5)
+#: What :func:`dump_arguments` makes of none; shared, so that it must not be changed.
+NO_ARGUMENTS = Dumped(frames=[pickle.dumps(((), {}), protocol=5)])
 
 
 def dump_arguments(
@@ -27,7 +28,7 @@ def dump_arguments(
     :raises SerializationError: an argument can't be pickled.
     """
     if not args and not kwargs:
-        return Dumped(frames=[_NOTHING]), ()
+        return NO_ARGUMENTS, ()
     refs: list[ObjectRef[Any]] = []
 
     def replaced(value: Any) -> Any:

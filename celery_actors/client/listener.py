@@ -52,6 +52,9 @@ class Listener:
         self._wakeup = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._leader_wakeup = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._closing = False
+        # A byte was written to _wakeup and the background thread has not looked since.  Any
+        # thread sets it; two that do so at once write twice, which does no harm.
+        self._woken = False
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
@@ -63,6 +66,9 @@ class Listener:
 
     def wake(self) -> None:
         """Make the background thread look at what there is to do."""
+        if self._woken:
+            return  # it has not looked yet since it was woken last
+        self._woken = True
         with contextlib.suppress(OSError):
             os.eventfd_write(self._wakeup, 1)
 
@@ -213,6 +219,7 @@ class Listener:
         self.wake_all()
 
     def _turn(self) -> None:
+        self._woken = False  # first: who changes something from here on wakes it again
         due = self._process.tick()
         if not self._process.connected:
             if not self._process.reconnect():

@@ -26,6 +26,10 @@ class ObjectState(Enum):
     FAILED = "failed"  # getting it raises ``error`` (the call never ran, the actor died)
 
 
+_PENDING = ObjectState.PENDING
+_ERROR = ValueFlag.ERROR
+
+
 class Waiter:
     """Somebody who waits until ``remaining`` things have happened.
 
@@ -69,7 +73,7 @@ class Entry:
 
     def __init__(self, oid: bytes, dropped_refs: deque[Entry], foreign: bool) -> None:
         self.oid = oid
-        self.state = ObjectState.PENDING
+        self.state = _PENDING
         self.blob: bytes | None = None
         self.verified = False  # the blob came in a push, whose signature covers it
         self.error: Exception | None = None
@@ -86,14 +90,15 @@ class Entry:
     @property
     def pending(self) -> bool:
         """Whether the value is still to come."""
-        return self.state is ObjectState.PENDING
+        return self.state is _PENDING
 
     @property
     def failed(self) -> bool:
         """Whether getting it raises, as far as this process can tell."""
-        if self.state is ObjectState.FAILED:
-            return True
-        return self.blob is not None and bool(self.blob[_FLAGS_AT] & ValueFlag.ERROR)
+        blob = self.blob
+        if blob is None:
+            return self.state is ObjectState.FAILED
+        return self.state is ObjectState.FAILED or bool(blob[_FLAGS_AT] & _ERROR)
 
     @property
     def unwanted(self) -> bool:
@@ -131,7 +136,7 @@ class ObjectTable:
         error: Exception | None = None,
     ) -> None:
         """Give a pending entry its value; a second value is ignored (a repeat)."""
-        if entry.state is not ObjectState.PENDING:
+        if entry.state is not _PENDING:
             return
         entry.state = state
         entry.blob = blob
@@ -161,7 +166,7 @@ class ObjectTable:
         """Return a waiter for ``count`` of the entries."""
         waiter = Waiter(count, fail_fast)
         for entry in entries:
-            if not entry.pending:
+            if entry.state is not _PENDING:
                 waiter.remaining -= 1
                 if fail_fast and entry.failed:
                     waiter.remaining = 0

@@ -24,6 +24,9 @@ from celery_actors.protocol.payload import encode_arguments
 
 __all__ = ["Outbox", "PendingCall"]
 
+_PENDING = ObjectState.PENDING
+
+_CALL_BYTES = 64  # what a call counts for in the window besides its payload
 _RESEND_FIRST = 5.0
 _RESEND_MOST = 60.0
 
@@ -49,10 +52,10 @@ class PendingCall:
     entries: tuple[Entry, ...]
     flags: int = 0
     returns: int = 1
+    kept: list[Any] = field(default_factory=list)
     arguments: tuple[Entry, ...] = ()
     holding: bool = False
     carried: tuple[bytes, ...] = ()
-    kept: list[Any] = field(default_factory=list)
     on_failed: Callable[[PendingCall, Exception], bool] | None = None
     on_done: Callable[[PendingCall], None] | None = None
     sequence: int = 0
@@ -65,13 +68,19 @@ class PendingCall:
     @property
     def size(self) -> int:
         """Bytes that it counts for in the window."""
-        return len(self.payload) + 64
+        return len(self.payload) + _CALL_BYTES
+
+    def _unwanted(self) -> bool:
+        for entry in self.entries:  # noqa: SIM110 - on every call, and a generator costs twice
+            if entry.refs > 0 or entry.escaped:
+                return False
+        return True
 
     def encode(self) -> bytes:
         """Return its encoded form; a call all of whose refs are gone stores nothing."""
         flags = self.flags
         # A resent call may already have been stored, so it keeps the flags it had.
-        if not self.sent and self.entries and all(e.unwanted for e in self.entries):
+        if not self.sent and self.entries and self._unwanted():
             flags |= CallFlag.STORE_NOTHING
             self.flags = flags
         payload = self.payload
@@ -111,8 +120,9 @@ class Outbox:
         call.previous = self.last_sequence
         self.last_sequence = sequence
         self.unresolved[sequence] = call
-        self.bytes += call.size
-        if self.blocked or not self.ready or self._held_back(call):
+        self.bytes += len(call.payload) + _CALL_BYTES
+        waits = call.holding or (call.arguments and self._held_back(call))
+        if self.blocked or not self.ready or waits:
             self.blocked.append(call)
         else:
             self.unsent.append(call)
@@ -173,11 +183,8 @@ class Outbox:
             covered = [s for s in takewhile(high.__ge__, unresolved) if s not in running]
             resolved.extend(map(self._resolve, covered))
         else:
-            while unresolved:
-                sequence = next(iter(unresolved))
-                if sequence > high:
-                    break
-                resolved.append(self._resolve(sequence))
+            covered = list(takewhile(high.__ge__, unresolved))
+            resolved.extend(map(self._resolve, covered))
         if resolved:
             self._progressed()
         return resolved
@@ -186,10 +193,12 @@ class Outbox:
         call = self.unresolved.pop(sequence)
         self.bytes -= call.size
         for entry in call.entries:
-            if entry.pending:  # finished, but nothing was stored or its push was lost
+            if entry.state is _PENDING:  # finished, but nothing was stored or its push was lost
                 self._objects.settle(entry, ObjectState.STORED)
-        call.kept.clear()
-        call.arguments = ()
+        if call.kept:
+            call.kept.clear()
+        if call.arguments:
+            call.arguments = ()
         if call.on_done is not None:
             call.on_done(call)
         return call

@@ -56,8 +56,7 @@ logger = logging.getLogger(__name__)
 
 _BROKER_PATIENCE = 30.0
 
-_MOST_WINDOWS = 64
-_WINDOW_PATIENCE = 2.0
+_PENDING = ObjectState.PENDING
 
 
 class Process:
@@ -265,7 +264,8 @@ class Process:
         try:
             return self.codec.load(entry.oid, blob, entry.verified)
         finally:
-            self.keep_borrowed()
+            if self._borrowed:
+                self.keep_borrowed()
 
     def future(self, entry: Entry) -> Future[Any]:
         """Return a future of the value; the background thread completes it."""
@@ -312,16 +312,23 @@ class Process:
                 if missing
                 else f"the objects were not there after {timeout:g} s"
             )
+        without = [entry for entry in entries if entry.blob is None]
+        if without:
+            self._fetch(entries, without)
+        return [self.load(entry) for entry in entries]
+
+    def _fetch(self, entries: Sequence[Entry], without: Sequence[Entry]) -> None:
+        """Read from the store what is not here.
+
+        :raises: what the first call that failed raised; others may then still be under way.
+        """
         for entry in entries:
             if entry.failed:
                 self.load(entry)
-        stored = [e for e in entries if e.state is ObjectState.STORED and e.blob is None]
-        if stored:
-            for entry, blob in zip(
-                stored, self.results.fetch([e.oid for e in stored]), strict=True
-            ):
-                entry.blob = blob
-        return [self.load(entry) for entry in entries]
+        stored = [entry for entry in without if entry.state is ObjectState.STORED]
+        blobs = self.results.fetch([entry.oid for entry in stored])
+        for entry, blob in zip(stored, blobs, strict=True):
+            entry.blob = blob
 
     def _wait(
         self, entries: Sequence[Entry], count: int, timeout: float | None, fail_fast: bool
@@ -438,8 +445,9 @@ class Process:
                 if entry is None:
                     self.streams.arrived(task, index, state, value)
                     continue
-                entry.verified = value is not None and entry.pending
-                objects.settle(entry, state, value)
+                if entry.state is _PENDING:
+                    entry.verified = value is not None
+                    objects.settle(entry, state, value)
                 if entry.refs <= 0:
                     self.housekeeping.discard(entry)
             if box is not None:

@@ -41,6 +41,11 @@ class Sender:
 
         :param inline: not by way of shared memory, however large: it has to outlive nodes.
         """
+        frames = dumped.frames
+        if len(frames) == 1 and not dumped.kept and not dumped.actors:
+            stream = frames[0]
+            if isinstance(stream, bytes) and len(stream) <= self._p.settings.shared_memory_limit:
+                return b"\0" + stream, CallFlag.NONE, []  # as encode_body would
         actors = tuple(dumped.actors)
         flags = CallFlag.HANDLES if actors else CallFlag.NONE
         kept = list(dumped.kept)
@@ -80,30 +85,32 @@ class Sender:
             if foreign:
                 self._p.recovery.resolve_foreign(foreign)
         self._await_window(actor, method, limit)
-        with self._p.lock:
-            sequence = self._p.next_sequence()
-            entries = tuple(
-                self._p.objects.add(object_id(self._p.caller, sequence, index))
-                for index in range(returns)
-            )
-            call = PendingCall(
-                task=sequence,
-                method=method.encode(),
-                payload=payload,
-                entries=entries,
-                flags=flags,
-                returns=returns,
-                arguments=tuple(arguments),
-                holding=bool(dumped.actors),
-                carried=tuple(dumped.actors),
-                kept=kept,
-                options=options,
-                parent=self._p.parent_task(),
-            )
-            for entry in entries:
+        process = self._p
+        carried = dumped.actors
+        parent = process.parent_task()
+        name = method.encode()
+        with process.lock:
+            process.sequence = sequence = process.sequence + 1
+            add, caller = process.objects.add, process.caller
+            if returns == 1:
+                entry = add(object_id(caller, sequence))
                 entry.producer = actor
-            send = self._submit(self._p.outbox(actor), call, sequence)
-        if dumped.actors:
+                entries: tuple[Entry, ...] = (entry,)
+            else:
+                entries = tuple(add(object_id(caller, sequence, i)) for i in range(returns))
+                for entry in entries:
+                    entry.producer = actor
+            call = PendingCall(sequence, name, payload, entries, flags, returns, kept)
+            if arguments:
+                call.arguments = tuple(arguments)
+            if carried:
+                call.carried, call.holding = tuple(carried), True
+            if options:
+                call.options = options
+            call.parent = parent
+            box = process.outboxes.get(actor) or process.outbox(actor)
+            send = self._submit(box, call, sequence)
+        if carried:
             self._hold_for(call, actor, dumped)
             send = True
         if send:
@@ -159,6 +166,10 @@ class Sender:
                 f"{len(box.unresolved)} calls to actor {actor.hex()} are unresolved and its "
                 f"handle allows max_pending_calls={limit}: wait for some results first"
             )
+        if not box.is_full(
+            box.windows * settings.window_calls, box.windows * settings.window_bytes
+        ):
+            return
         share = 1.0
         while box.is_full(
             int(share * box.windows * settings.window_calls),

@@ -97,7 +97,8 @@ class Push(NamedTuple):
 
     actor: bytes
     cursor: Cursor
-    results: Sequence[Pushed]
+    results: Sequence[tuple[int, int, bytes | None]]
+    """As :class:`Pushed`, unnamed: there are many."""
 
 
 def pack_frames(frames: Sequence[Buffer]) -> bytes:
@@ -200,15 +201,15 @@ def decode_push(signer: Signer, caller: bytes, data: bytes) -> Push:
     signer.check(view[4:_PUSH_AT], _PUSH_KIND, caller, view[_PUSH_AT:], what="a reply")
     actor, high, count = _PUSH_HEAD.unpack_from(data, _PUSH_AT)
     offset = _PUSH_AT + _PUSH_HEAD.size
-    results = []
+    results: list[tuple[int, int, bytes | None]] = []
     unpack, size = _PUSH_ITEM.unpack_from, _PUSH_ITEM.size
     for _ in range(count):
         task, index, length = unpack(data, offset)
         offset += size
         if length == _ANNOUNCED:
-            results.append(Pushed(task, index, None))
+            results.append((task, index, None))
         else:
-            results.append(Pushed(task, index, data[offset : offset + length]))
+            results.append((task, index, data[offset : offset + length]))
             offset += length
     unfinished: tuple[int, ...] = ()
     if offset < len(data):

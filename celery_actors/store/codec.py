@@ -9,7 +9,7 @@ from typing import Any
 
 from celery_actors import serialization
 from celery_actors.exceptions import ActorsError, ObjectLostError, TamperedError, TaskError
-from celery_actors.protocol.signing import Signer
+from celery_actors.protocol.signing import SIGNATURE_BYTES, Signer
 from celery_actors.protocol.values import (
     Value,
     ValueFlag,
@@ -100,6 +100,8 @@ class Codec:
         :raises ObjectLostError: its segment is gone.
         :raises TamperedError: altered.
         """
+        if verified and not blob[SIGNATURE_BYTES]:  # no flags: the pickle follows
+            return serialization.loads([memoryview(blob)[SIGNATURE_BYTES + 1 :]])
         value = read_value(blob) if verified else decode_value(self._signer, oid, blob)
         loaded = serialization.loads(self._frames(oid, value))
         if not value.flags & ValueFlag.ERROR:

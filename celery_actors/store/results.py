@@ -18,7 +18,7 @@ from typing import Any, cast
 import redis
 
 from celery_actors.exceptions import ActorsError
-from celery_actors.ids import split_object_id
+from celery_actors.ids import CALLER_BYTES, split_object_id
 from celery_actors.protocol.cursors import Cursor
 from celery_actors.store.connection import RedisConnection
 
@@ -26,6 +26,7 @@ __all__ = ["Commit", "CommitRefused", "Committer", "Results", "Unresolved"]
 
 _FIELD = Struct(">QH")
 _BLOCK_BITS = 6
+_LAST = CALLER_BYTES + 7  # where the last byte of the sequence stands in an object id
 
 
 class CommitRefused(ActorsError):
@@ -186,12 +187,15 @@ class Results:
 
     def release(self, oids: Iterable[bytes]) -> None:
         """Delete values whose last ref is gone, in one exchange."""
-        blocks: dict[str, list[bytes]] = {}
+        # By what the ids of one hash have in common: all but the last bits of the sequence.
+        blocks: dict[tuple[bytes, int], list[bytes]] = {}
         for oid in oids:
-            caller, sequence, index = split_object_id(oid)
-            blocks.setdefault(self.block(caller, sequence), []).append(_FIELD.pack(sequence, index))
+            fields = blocks.setdefault((oid[:_LAST], oid[_LAST] >> _BLOCK_BITS), [])
+            fields.append(oid[CALLER_BYTES:])  # as _FIELD packs sequence and index
         pipe = self._redis.pipeline(transaction=False)
-        for key, fields in blocks.items():
+        for (start, _), fields in blocks.items():
+            sequence, _ = _FIELD.unpack(fields[0])
+            key = self.block(start[:CALLER_BYTES], sequence)
             pipe.hdel(key, *cast("list[str]", fields))
         pipe.execute()
 

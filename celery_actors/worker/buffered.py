@@ -78,6 +78,18 @@ class BufferedConnection(pyamqp.Connection):  # type: ignore[misc]
             return super().Transport(host, connect_timeout, ssl, *more, **options)
         return _BufferedTransport(host, connect_timeout, *more, **options)
 
+    def drain_events(self, timeout: float | None = None) -> None:
+        """Take in a message, and all others that are whole in memory.
+
+        The loop polls the socket before it runs what was asked of it meanwhile, and the socket
+        says nothing of what was read already: a message left in memory would wait for the next
+        one, or for a heartbeat.
+        """
+        super().drain_events(timeout)
+        transport = self.transport
+        while isinstance(transport, _BufferedTransport) and transport.has_frame():
+            self.on_inbound_frame(transport.read_frame())
+
     def blocking_read(self, timeout: float | None = None) -> Any:
         """Take in the next frame, from memory if it is there."""
         transport = self.transport

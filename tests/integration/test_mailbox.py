@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -197,3 +198,17 @@ def test_a_forged_value_is_not_unpickled(tmp_path: Path) -> None:
     with pytest.raises(ray.exceptions.TamperedError, match="not unpickled"):
         ray.get(ref)
     assert not (tmp_path / "ran").exists()
+
+
+def test_calls_that_came_together_run_without_a_pause_between_them() -> None:
+    @ray.remote
+    class Slow:
+        def work(self, seconds: float) -> None:
+            time.sleep(seconds)
+
+    for _ in range(4):
+        slow = Slow.remote()
+        ray.get(slow.work.remote(0))
+        begun = time.monotonic()
+        ray.get([slow.work.remote(0.2) for _ in range(3)])
+        assert time.monotonic() - begun < 2.5  # a heartbeat is due every four seconds

@@ -1,0 +1,333 @@
+"""How long an actor lives."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+from conformance.case import case
+from conformance.checks import raises, wait_until
+
+
+def _alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _actor(ray):
+    @ray.remote
+    class Actor:
+        def pid(self):
+            return os.getpid()
+
+        def work(self, seconds, value=None):
+            time.sleep(seconds)
+            return value
+
+        def keep(self, *things):
+            self.things = things
+
+        def drop(self):
+            self.things = None
+
+    return Actor
+
+
+@contextmanager
+def _folder():
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
+
+
+def _ended(pid):
+    wait_until(lambda: not _alive(pid), "the end of the actor's process", 12)
+
+
+@case("An actor ends when its last handle has gone")
+def last_handle(ray):
+    actor = _actor(ray).remote()
+    pid = ray.get(actor.pid.remote())
+    del actor
+    _ended(pid)
+
+
+@case("Calls made before the last handle went are all done first")
+def earlier_calls_are_done(ray):
+    actor = _actor(ray).remote()
+    refs = [actor.work.remote(0.1, x) for x in range(5)]
+    pid = actor.pid.remote()
+    del actor
+    assert ray.get(refs) == list(range(5))
+    _ended(ray.get(pid))
+
+
+@case("An actor that nobody keeps still runs the call made on it in the same line")
+def call_on_a_temporary(ray):
+    assert ray.get(_actor(ray).remote().work.remote(0.3, "done")) == "done"
+
+
+@case("A copy of the handle in another variable or container keeps the actor")
+def copies(ray):
+    actor = _actor(ray).remote()
+    kept = {"actor": [actor]}
+    pid = ray.get(actor.pid.remote())
+    del actor
+    time.sleep(0.7)
+    assert ray.get(kept["actor"][0].pid.remote()) == pid
+    kept.clear()
+    _ended(pid)
+
+
+@case("A handle that another actor holds keeps the actor, until that one drops it")
+def held_by_an_actor(ray):
+    Actor = _actor(ray)
+    holder, actor = Actor.remote(), Actor.remote()
+    pid = ray.get(actor.pid.remote())
+    ray.get(holder.keep.remote(actor))
+    del actor
+    time.sleep(0.7)
+    assert _alive(pid)
+    ray.get(holder.drop.remote())
+    _ended(pid)
+
+
+@case("When an actor dies, those that only it held end too")
+def held_by_one_that_dies(ray):
+    Actor = _actor(ray)
+    holder, actor = Actor.remote(), Actor.remote()
+    pid = ray.get(actor.pid.remote())
+    ray.get(holder.keep.remote(actor))
+    del actor
+    ray.kill(holder)
+    _ended(pid)
+
+
+@case("A handle inside a put object keeps the actor as long as the object's ref lives")
+def held_by_an_object(ray):
+    actor = _actor(ray).remote()
+    pid = ray.get(actor.pid.remote())
+    ref = ray.put([actor])
+    del actor
+    time.sleep(0.7)
+    (again,) = ray.get(ref)
+    assert ray.get(again.pid.remote()) == pid
+    del again, ref
+    _ended(pid)
+
+
+@case("A handle inside a task's arguments keeps the actor until the task is over")
+def held_by_a_task(ray):
+    @ray.remote
+    def use(actor):
+        time.sleep(0.8)
+        return ray.get(actor.pid.remote())
+
+    actor = _actor(ray).remote()
+    ref = use.remote(actor)
+    del actor
+    pid = ray.get(ref)
+    _ended(pid)
+
+
+@case("A handle in an argument that waits for another call keeps the actor meanwhile")
+def held_by_a_waiting_call(ray):
+    @ray.remote
+    def use(actor, _after):
+        return ray.get(actor.pid.remote())
+
+    Actor = _actor(ray)
+    actor, slow = Actor.remote(), Actor.remote()
+    pid = ray.get(actor.pid.remote())
+    ref = use.remote(actor, slow.work.remote(1.0))
+    del actor
+    assert ray.get(ref) == pid
+
+
+@case("An actor whose handle a task returned lives on after the task")
+def returned_handle(ray):
+    Actor = _actor(ray)
+
+    @ray.remote
+    def make():
+        return Actor.remote()
+
+    actor = ray.get(make.remote())
+    pid = ray.get(actor.pid.remote())
+    time.sleep(0.7)
+    assert ray.get(actor.pid.remote()) == pid
+
+
+@case("An actor made by a task that did not return its handle ends after the task")
+def forgotten_in_a_task(ray):
+    Actor = _actor(ray)
+
+    @ray.remote
+    def make():
+        actor = Actor.remote()
+        return ray.get(actor.pid.remote())
+
+    _ended(ray.get(make.remote()))
+
+
+@case("Results outlive the actor that made them")
+def results_outlive(ray):
+    actor = _actor(ray).remote()
+    ref = actor.work.remote(0, {"a": 1})
+    pid = ray.get(actor.pid.remote())
+    del actor
+    _ended(pid)
+    assert ray.get(ref) == {"a": 1}
+
+
+@case("atexit handlers of the actor run when its last handle has gone")
+def atexit_runs(ray):
+    with _folder() as folder:
+        mark = folder / "left"
+
+        @ray.remote
+        class Actor:
+            def __init__(self):
+                import atexit
+
+                atexit.register(mark.touch)
+
+            def one(self):
+                return 1
+
+        actor = Actor.remote()
+        ray.get(actor.one.remote())
+        del actor
+        wait_until(mark.exists, "the atexit handler", 12)
+
+
+@case("__ray_shutdown__ runs when the actor ends in order, before its process goes")
+def shutdown_hook(ray):
+    with _folder() as folder:
+
+        @ray.remote
+        class Actor:
+            def __init__(self):
+                self.state = "state of the actor"
+
+            def one(self):
+                return 1
+
+            def __ray_shutdown__(self):
+                (folder / "said").write_text(self.state)
+
+        actor = Actor.remote()
+        ray.get(actor.one.remote())
+        del actor
+        wait_until((folder / "said").exists, "__ray_shutdown__", 12)
+        wait_until((folder / "said").read_text, "its text")
+        assert (folder / "said").read_text() == "state of the actor"
+
+
+@case("__ray_shutdown__ runs on exit_actor() as well")
+def shutdown_hook_on_exit(ray):
+    with _folder() as folder:
+
+        @ray.remote
+        class Actor:
+            def leave(self):
+                ray.actor.exit_actor()
+
+            def __ray_shutdown__(self):
+                (folder / "said").touch()
+
+        with raises(ray.exceptions.RayActorError):
+            ray.get(Actor.remote().leave.remote())
+        wait_until((folder / "said").exists, "__ray_shutdown__", 12)
+
+
+@case("kill() does not run __ray_shutdown__: it ends the actor at once")
+def no_hook_on_kill(ray):
+    with _folder() as folder:
+
+        @ray.remote
+        class Actor:
+            def pid(self):
+                return os.getpid()
+
+            def __ray_shutdown__(self):
+                (folder / "said").touch()
+
+        actor = Actor.remote()
+        pid = ray.get(actor.pid.remote())
+        ray.kill(actor)
+        _ended(pid)
+        assert not (folder / "said").exists()
+
+
+@case(
+    "exit_actor() ends the actor; calls of others that wait raise ActorDiedError",
+    better="Calls submitted before exit_actor() ran, by whoever waits behind it, are refused "
+    "with the reason, and none of them ran.",
+)
+def calls_behind_exit(ray):
+    with _folder() as folder:
+        _calls_behind_exit(ray, folder)
+
+
+@calls_behind_exit.ours
+def none_behind_exit_ran(ray):
+    with _folder() as folder:
+        error = _calls_behind_exit(ray, folder)
+        assert "exit_actor" in str(error)
+        assert not (folder / "ran").exists()
+
+
+def _calls_behind_exit(ray, folder):
+    @ray.remote
+    class Actor:
+        def leave(self):
+            time.sleep(0.5)
+            ray.actor.exit_actor()
+
+        def late(self):
+            (folder / "ran").touch()
+
+    actor = Actor.remote()
+    leave, late = actor.leave.remote(), actor.late.remote()
+    with raises(ray.exceptions.RayActorError):
+        ray.get(leave)
+    with raises(ray.exceptions.ActorDiedError) as raised:
+        ray.get(late)
+    return raised.value
+
+
+@case("An actor that ended has given its resources back")
+def resources_come_back(ray):
+    @ray.remote(resources={"disk": 4})
+    class Big:
+        def one(self):
+            return 1
+
+    for _ in range(2):
+        big = Big.remote()
+        assert ray.get(big.one.remote(), timeout=15) == 1
+        del big
+
+
+@case("Ending an actor does not end the actors that it created, while others hold them")
+def children_outlive(ray):
+    Actor = _actor(ray)
+
+    @ray.remote
+    class Parent:
+        def make(self):
+            return Actor.options(lifetime="detached", name="a-detached-child").remote()
+
+    parent = Parent.remote()
+    child = ray.get(parent.make.remote())
+    pid = ray.get(child.pid.remote())
+    ray.kill(parent)
+    time.sleep(0.7)
+    assert ray.get(child.pid.remote()) == pid
+    ray.kill(child)
