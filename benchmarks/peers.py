@@ -21,7 +21,7 @@ from environments import interpreter_of
 HERE = Path(__file__).resolve().parent
 ENVIRONMENTS = HERE / ".peers"
 RESULTS = HERE / "results"
-ROUND_SECONDS = 300.0
+ROUND_SECONDS = {"quick": 150.0, "": 300.0, "full": 900.0}
 STOP_SECONDS = 60.0
 
 
@@ -46,14 +46,19 @@ class PeerSpec:
         return interpreter_of(directory, self.requirements, "the benchmark")
 
 
+NUMPY = f"numpy=={version('numpy')}"
 OURS = PeerSpec("ours", "celery_actors")
-RAY = PeerSpec("ray", "Ray", ("ray==2.60.0",))
+RAY = PeerSpec("ray", "Ray", ("ray==2.60.0", NUMPY))
+XOSCAR = PeerSpec("xoscar", "xoscar", ("xoscar==0.12.2", NUMPY))
+DASK = PeerSpec("dask", "dask actors", ("distributed==2026.8.0", "dask==2026.8.0", NUMPY))
 # The same Celery that the package runs on.
 CELERY = PeerSpec(
     "celery",
     "stock Celery",
-    (f"celery[redis]=={version('celery')}", f"redis=={version('redis')}", "hiredis"),
+    (f"celery[redis]=={version('celery')}", f"redis=={version('redis')}", "hiredis", NUMPY),
 )
+# Runs with our interpreter: what it needs, this package needs too.
+FLOOR = PeerSpec("floor", "the floor")
 
 
 @dataclass
@@ -65,6 +70,7 @@ class Round:
     results: dict[str, dict[str, Any]] = field(default_factory=dict)
     announced: dict[str, Any] = field(default_factory=dict)
     stop_seconds: float = 0.0
+    failures: list[str] = field(default_factory=list)
 
 
 @contextmanager
@@ -73,16 +79,17 @@ def round_of(
     python: str,
     workloads: Sequence[str],
     *,
-    quick: bool,
+    extent: str,
     log: Path,
     environment: dict[str, str] | None = None,
 ) -> Iterator[Round]:
     """Run a peer's workloads; it stays up within the ``with`` block and is stopped at its end.
 
+    :param extent: ``quick``, ``full``, or nothing.
     :raises PeerError: it failed, gave wrong results or took too long.
     """
     command = [python, str(HERE / "workloads.py"), "--peer", spec.name, "--hold"]
-    command += ["--workloads", ",".join(workloads), *(["--quick"] if quick else [])]
+    command += ["--workloads", ",".join(workloads), *([f"--{extent}"] if extent else [])]
     measured = Round(spec.name, os.getloadavg()[0])
     with log.open("ab") as errors:
         process = subprocess.Popen(
@@ -91,10 +98,10 @@ def round_of(
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,
-            env={**_clean_environment(), **(environment or {})},
+            env={**_clean_environment(spec), **(environment or {})},
             start_new_session=True,
         )
-    watchdog = threading.Timer(ROUND_SECONDS, _kill_group, [process])
+    watchdog = threading.Timer(ROUND_SECONDS[extent], _kill_group, [process])
     watchdog.start()
     try:
         assert process.stdin is not None
@@ -120,10 +127,15 @@ def round_of(
                 stream.close()
 
 
-def _clean_environment() -> dict[str, str]:
-    """A peer must not find a cluster or broker that is none of the benchmark's."""
+def _clean_environment(spec: PeerSpec) -> dict[str, str]:
+    """A peer must not find a cluster or broker that is none of the benchmark's.
+
+    This package is the one that the benchmark lies beside, installed or not; processes that
+    other systems start find the classes of their actors.
+    """
     prefixes = ("CELERY_", "RAY_", "PYTHON")
-    return {k: v for k, v in os.environ.items() if not k.startswith(prefixes)}
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(prefixes)}
+    return {**kept, "PYTHONPATH": str(HERE if spec.requirements else HERE.parent)}
 
 
 def _read_until(lines: IO[str], measured: Round, last: str) -> None:
@@ -131,6 +143,8 @@ def _read_until(lines: IO[str], measured: Round, last: str) -> None:
         message = json.loads(line)
         if "workload" in message:
             measured.results[message.pop("workload")] = message
+        if "failed" in message:
+            measured.failures.append(f"{measured.peer}, {message['failed']}: {message['why']}")
         measured.announced.update(message.get("announce", {}))
         if last in message:
             return

@@ -1,0 +1,150 @@
+"""The work of a call, counted: times of different machines can't be compared, this can.
+
+Where a figure follows from the protocol alone, its bound is a little above it.  How many calls a
+message or a commit carries depends on the machine too: there the bound is twice what was measured.
+Lost batching, a round trip to Redis that is added to each call or a fatter message breaks them.
+Whoever raises a bound says in the commit what the work is for.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+import psutil
+import pytest
+
+import celery_actors as ray
+from celery_actors.client.current import require_process
+
+pytestmark = pytest.mark.usefixtures("cluster")
+
+SECONDS = 60
+IN_A_COMMIT = {"hset", "hget", "hdel", "exists", "pexpire", "publish"}
+TCP_INFO_BYTES_ACKED = 120  # in Linux's struct tcp_info
+
+
+@ray.remote
+class Counter:
+    def __init__(self) -> None:
+        self.value = 0
+
+    def increment(self) -> int:
+        self.value += 1
+        return self.value
+
+
+@ray.remote
+def successor(number: int) -> int:
+    return number + 1
+
+
+@dataclass
+class Work:
+    """What was done between two moments.
+
+    :ivar messages: published by this program.
+    :ivar to_broker, to_redis: bytes that this program has sent.
+    :ivar commands: of everybody, by name; those that scripts run are among them.
+    """
+
+    messages: int = 0
+    to_broker: int = 0
+    to_redis: int = 0
+    commands: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def all_commands(self) -> int:
+        """All that Redis ran, the insides of scripts with it."""
+        return sum(self.commands.values())
+
+    @property
+    def round_trips(self) -> int:
+        """Commands of kinds that don't stand in a commit's script, and the scripts."""
+        return sum(count for name, count in self.commands.items() if name not in IN_A_COMMIT)
+
+
+@contextmanager
+def counted() -> Iterator[Work]:
+    """Count the work of a ``with`` block."""
+    work = Work()
+    process = require_process()
+    settings = process.settings
+    before = process.redis.info("commandstats")
+    messages = process.mailbox.messages
+    to_broker = bytes_sent_to(settings.broker_url)
+    to_redis = bytes_sent_to(settings.result_backend)
+    yield work
+    work.to_redis = bytes_sent_to(settings.result_backend) - to_redis
+    work.to_broker = bytes_sent_to(settings.broker_url) - to_broker
+    work.messages = process.mailbox.messages - messages
+    after = process.redis.info("commandstats")
+    for name, stats in after.items():
+        calls = stats["calls"] - before.get(name, {"calls": 0})["calls"]
+        if calls:
+            work.commands[name.removeprefix("cmdstat_")] = calls
+    work.commands.pop("info", None)
+
+
+def bytes_sent_to(url: str) -> int:
+    """Bytes that the other side has received over this program's connections."""
+    port = urlsplit(url).port
+    total = 0
+    for connection in psutil.Process().net_connections("tcp"):
+        if connection.raddr and connection.raddr.port == port and connection.fd >= 0:
+            with socket.socket(fileno=os.dup(connection.fd)) as copy:
+                info = copy.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
+            (acknowledged,) = struct.unpack_from("=Q", info, TCP_INFO_BYTES_ACKED)
+            total += acknowledged
+    return total
+
+
+def test_pipelined_calls() -> None:
+    counter = Counter.remote()
+    assert ray.get(counter.increment.remote(), timeout=SECONDS) == 1
+    bursts, size = 5, 1000
+    with counted() as work:
+        for burst in range(bursts):
+            values = ray.get([counter.increment.remote() for _ in range(size)], timeout=SECONDS)
+            assert values == list(range(2 + burst * size, 2 + (burst + 1) * size))
+    calls = bursts * size
+    assert work.messages <= calls / 11, work  # measured: 23 calls a message
+    assert work.to_broker <= calls * 90, work  # 68 bytes a call
+    assert work.to_redis <= calls * 19, work  # 14: released results
+    assert work.round_trips <= calls / 20, work  # 40 calls a commit
+    assert work.all_commands <= calls * 0.6, work  # 0.28
+
+
+def test_synchronous_calls() -> None:
+    counter = Counter.remote()
+    assert ray.get(counter.increment.remote(), timeout=SECONDS) == 1
+    calls = 200
+    with counted() as work:
+        values = [ray.get(counter.increment.remote(), timeout=SECONDS) for _ in range(calls)]
+    assert values == list(range(2, 2 + calls))
+    assert work.messages <= calls * 1.02, work  # one a call
+    assert work.to_broker <= calls * 340, work  # 260 bytes a call
+    assert work.to_redis <= calls * 30, work  # 17 to 19
+    assert work.round_trips <= calls * 1.3, work  # one commit a call
+    assert work.all_commands <= calls * 9.8, work  # 9 in all, 8 of them in the commit's script
+
+
+def test_tasks() -> None:
+    tasks = 100
+    wanted = list(range(1, tasks + 1))
+    # Executors come to be in the first round.
+    refs = [successor.remote(number) for number in range(tasks)]
+    assert ray.get(refs, timeout=SECONDS) == wanted
+    with counted() as work:
+        refs = [successor.remote(number) for number in range(tasks)]
+        assert ray.get(refs, timeout=SECONDS) == wanted
+    assert work.messages <= tasks * 1.3, work  # one a task
+    assert work.to_broker <= tasks * 390, work  # 290 bytes a task
+    assert work.to_redis <= tasks * 160, work  # 110: requests for executors
+    assert work.round_trips <= tasks * 2, work  # one commit a task, requests for executors
+    assert work.all_commands <= tasks * 13, work  # 9.5
