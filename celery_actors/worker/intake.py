@@ -31,6 +31,8 @@ logger = logging.getLogger(__name__)
 PLAIN_CALLER = b"\0" * 8
 _GAP_EVERY = 1.0
 _SWEEP_FIRST = 64
+_REJECTED = (TamperedError, ValueError, KeyError, TypeError)
+"""What a message that is none of ours, or not for us, may raise."""
 
 
 class PlainCall(NamedTuple):
@@ -102,10 +104,22 @@ class Intake:
             return
         try:
             self._take(message)
-        except (TamperedError, ValueError, KeyError, TypeError) as error:
-            self.rejected += 1
-            logger.error("rejected a message in the mailbox of %s: %s", self._class_name, error)
-            message.channel.basic_reject(message.delivery_tag, False)
+        except _REJECTED as error:
+            self._reject(message.channel, message.delivery_tag, error)
+
+    def take_calls(self, channel: Any, tag: int, redelivered: bool, body: bytes) -> None:
+        """Take one message with calls.  Never raises, as above."""
+        if self.stopping:
+            return
+        try:
+            self._take_calls(tag, body, redelivered)
+        except _REJECTED as error:
+            self._reject(channel, tag, error)
+
+    def _reject(self, channel: Any, tag: int, error: Exception) -> None:
+        self.rejected += 1
+        logger.error("rejected a message in the mailbox of %s: %s", self._class_name, error)
+        channel.basic_reject(tag, False)
 
     def _take(self, message: Any) -> None:
         body = message.body
