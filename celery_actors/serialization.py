@@ -28,7 +28,16 @@ from typing_extensions import Buffer
 
 from celery_actors.exceptions import SerializationError
 
-__all__ = ["Dumped", "dumps", "loads", "outgoing", "parts", "pickles", "travels_by_value"]
+__all__ = [
+    "Dumped",
+    "dump_atom",
+    "dumps",
+    "loads",
+    "outgoing",
+    "parts",
+    "pickles",
+    "travels_by_value",
+]
 
 
 @dataclass(slots=True)
@@ -205,6 +214,14 @@ def dumps(value: Any, what: Callable[[], str]) -> Dumped:
         return _dump(value, dumped, what)
     finally:
         _local.outgoing = previous
+
+
+def dump_atom(value: Any) -> bytes | None:
+    """Return the pickle stream of a number, a string, bytes, a bool or None.
+
+    ``None``: it is something else (or of a class of the user's): see :func:`dumps`.
+    """
+    return pickle.dumps(value, protocol=5) if type(value) in _ATOMS else None
 
 
 def _dump(value: Any, dumped: Dumped, what: Callable[[], str]) -> Dumped:
