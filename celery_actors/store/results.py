@@ -254,6 +254,7 @@ class Committer:
         self._source, self._sha = _script("commit")
         self._record_key = record_key
         self._actor = actor
+        self._cursors = results.cursors(actor)
         self._incarnation = incarnation
         self._number = 0
         self._in_flight: tuple[Any, ...] | None = None
@@ -282,7 +283,7 @@ class Committer:
     def open(self) -> dict[bytes, Cursor]:
         """Connect; returns the callers' cursors that earlier incarnations left."""
         self._connection.open()
-        self._connection.send("HGETALL", self._results.cursors(self._actor))
+        self._connection.send("HGETALL", self._cursors)
         flat = self._connection.reply(timeout=10)
         stored = dict(zip(flat[::2], flat[1::2], strict=True))
         self._number = int(stored.pop(b"#", 0))
@@ -372,7 +373,7 @@ class Committer:
             self._record_key,
             self._incarnation,
             self._number,
-            results.cursors(self._actor),
+            self._cursors,
             results.ttl_ms,
             len(blocks),
             len(commit.cursors),

@@ -143,17 +143,18 @@ class Intake:
         fresh: list[Call] = []
         taken: list[int] = []
         for call in batch.calls:
-            if call.sequence <= accepted:
+            sequence = call.sequence
+            if sequence <= accepted:
                 self.repeats += 1
-                taken.append(call.sequence)
+                taken.append(sequence)
                 continue
             if call.previous > accepted and call.previous >= floor and self._is_gap(caller):
                 # Nothing is held back: the caller sends again, in order, from the gap.
                 self.gaps += 1
                 self._ask(caller, accepted)
                 break
-            accepted = call.sequence
-            taken.append(accepted)
+            accepted = sequence
+            taken.append(sequence)
             if before is not None and before.covers(accepted):  # an earlier incarnation did it
                 self.repeats += 1
             else:
