@@ -46,6 +46,7 @@ class Codec:
         self._signer = signer
         self._write = write
         self._limit = limit
+        self._short = min(_SHORT, limit)
         self._read = read
         self.shares = True
         """False in a process beside which no node could serve its large values to others:
@@ -74,7 +75,7 @@ class Codec:
 
     def encode_atom(self, oid: bytes, stream: bytes) -> bytes:
         """Return the stored form of a number, a string, … (``serialization.dump_atom``)."""
-        if len(stream) > _SHORT:  # a long string
+        if len(stream) > self._short:  # a long string
             return self.encode(oid, Dumped([stream]))
         return encode_plain_value(self._signer, oid, stream)
 

@@ -195,10 +195,11 @@ class _MailboxConsumer(Consumer):  # type: ignore[misc]
         """The mailbox is consumed: messages with calls may go to the intake directly."""
         channel = self.task_consumer.channel
         connection = channel.connection
-        connection.calls_channel = channel.channel_id
-        connection.on_calls = partial(self.controller.intake.take_calls, channel)
-        # Messages may have come together with the answer that was waited for last.
-        self.hub.call_soon(connection.read_what_came)
+        if isinstance(connection, BufferedConnection):  # of a broker's substitute it is kombu's
+            connection.calls_channel = channel.channel_id
+            connection.on_calls = partial(self.controller.intake.take_calls, channel)
+            # Messages may have come together with the answer that was waited for last.
+            self.hub.call_soon(connection.read_what_came)
         super().on_ready()
 
     def on_close(self) -> None:
