@@ -132,7 +132,7 @@ class RuntimeContext:
     def is_canceled(self) -> bool:
         """Return whether the call that runs here was cancelled: it should come to an end."""
         run = self._run()
-        return run is not None and run.running.cancelled
+        return run is not None and run.cancelled
 
     def get(self) -> dict[str, Any]:
         """Return the ids that there are, by name."""

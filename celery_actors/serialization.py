@@ -31,6 +31,7 @@ from celery_actors.exceptions import SerializationError
 __all__ = [
     "Dumped",
     "deregister_serializer",
+    "dump_atom",
     "dumps",
     "loads",
     "outgoing",
@@ -250,6 +251,14 @@ def dumps(value: Any, what: Callable[[], str], in_band: bool = False) -> Dumped:
         return _dump(value, dumped, what, in_band)
     finally:
         _local.outgoing = previous
+
+
+def dump_atom(value: Any) -> bytes | None:
+    """Return the pickle stream of a number, a string, bytes, a bool or None.
+
+    ``None``: it is something else (or of a class of the user's): see :func:`dumps`.
+    """
+    return pickle.dumps(value, protocol=5) if type(value) in _ATOMS else None
 
 
 def _dump(value: Any, dumped: Dumped, what: Callable[[], str], in_band: bool) -> Dumped:

@@ -22,26 +22,32 @@ SIGNATURE_BYTES = 16
 class Signer:
     """Signs and verifies with one cluster's key."""
 
-    __slots__ = ("_base",)
+    __slots__ = ("_base", "_kinds")
 
     def __init__(self, key: bytes) -> None:
         # BLAKE2b takes keys of up to 64 bytes; longer ones are hashed down first.
         key = key if len(key) <= 64 else hashlib.blake2b(key).digest()
         self._base = hashlib.blake2b(key=key, digest_size=SIGNATURE_BYTES)
+        self._kinds: dict[bytes, hashlib.blake2b] = {}  # few: each a constant of a module
 
-    def sign(self, *parts: Buffer) -> bytes:
-        """Return the signature over the concatenation of ``parts``."""
-        digest = self._base.copy()
+    def sign(self, kind: bytes, *parts: Buffer) -> bytes:
+        """Return the signature over the concatenation of ``kind`` and ``parts``."""
+        begun = self._kinds.get(kind)
+        if begun is None:
+            begun = self._base.copy()
+            begun.update(kind)
+            self._kinds[kind] = begun
+        digest = begun.copy()
         for part in parts:
             digest.update(part)
         return digest.digest()
 
-    def check(self, signature: Buffer, *parts: Buffer, what: str) -> None:
-        """Verify ``signature`` over ``parts``.
+    def check(self, signature: Buffer, kind: bytes, *parts: Buffer, what: str) -> None:
+        """Verify ``signature`` over ``kind`` and ``parts``.
 
         :raises TamperedError: it doesn't match; ``what`` names the payload.
         """
-        if not hmac.compare_digest(bytes(signature), self.sign(*parts)):
+        if not hmac.compare_digest(bytes(signature), self.sign(kind, *parts)):
             raise TamperedError(
                 f"{what} carries no valid signature and was not unpickled: it was written "
                 "without this cluster's key, or altered on its way"

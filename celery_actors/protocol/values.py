@@ -45,6 +45,7 @@ __all__ = [
     "ValueFlag",
     "decode_push",
     "decode_value",
+    "encode_plain_value",
     "encode_push",
     "encode_value",
     "pack_frames",
@@ -60,6 +61,7 @@ _PUSH_ITEM = Struct(">QHI")
 _PUSH_AT = len(_PUSH_MAGIC) + SIGNATURE_BYTES
 _ANNOUNCED = 0xFFFFFFFF
 _COUNT = Struct(">H")
+_NO_FLAGS = b"\0"
 
 
 class ValueFlag:
@@ -139,6 +141,13 @@ def encode_value(
     return b"".join((signer.sign(_VALUE_KIND, oid, head, payload), head, payload))
 
 
+def encode_plain_value(signer: Signer, oid: bytes, stream: bytes) -> bytes:
+    """As :func:`encode_value`, of a short pickle stream with no handle or ref in it."""
+    return b"".join(
+        (signer.sign(_VALUE_KIND, b"".join((oid, _NO_FLAGS, stream))), _NO_FLAGS, stream)
+    )
+
+
 def decode_value(signer: Signer, oid: bytes, data: bytes) -> Value:
     """Verify a value that was stored under ``oid``.
 
@@ -171,18 +180,25 @@ def _ids(data: bytes, offset: int, size: int) -> tuple[tuple[bytes, ...], int]:
 
 
 def encode_push(
-    signer: Signer, caller: bytes, actor: bytes, cursor: Cursor, results: Iterable[Pushed]
+    signer: Signer,
+    caller: bytes,
+    actor: bytes,
+    cursor: Cursor,
+    results: Iterable[tuple[int, int, bytes | None]],
 ) -> bytes:
-    """Encode what a commit finished for one caller."""
+    """Encode what a commit finished for one caller.
+
+    :param results: the fields of a :class:`Pushed` each.
+    """
     parts: list[bytes] = []
+    pack = _PUSH_ITEM.pack
     count = 0
     for task, place, value in results:
         count += 1
         if value is None:
-            parts.append(_PUSH_ITEM.pack(task, place, _ANNOUNCED))
+            parts.append(pack(task, place, _ANNOUNCED))
         else:
-            parts.append(_PUSH_ITEM.pack(task, place, len(value)))
-            parts.append(value)
+            parts += (pack(task, place, len(value)), value)
     head = _PUSH_HEAD.pack(actor, cursor.high, count)
     if cursor.unfinished:
         parts.append(Struct(f">{len(cursor.unfinished)}Q").pack(*cursor.unfinished))

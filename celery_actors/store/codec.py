@@ -14,6 +14,7 @@ from celery_actors.protocol.values import (
     Value,
     ValueFlag,
     decode_value,
+    encode_plain_value,
     encode_value,
     pack_frames,
     read_value,
@@ -25,6 +26,7 @@ from celery_actors.store.shm import Segment
 __all__ = ["Codec"]
 
 _DIGEST_BYTES = 16
+_SHORT = 4096
 
 
 class Codec:
@@ -44,6 +46,7 @@ class Codec:
         self._signer = signer
         self._write = write
         self._limit = limit
+        self._short = min(_SHORT, limit)
         self._read = read
         self.shares = True
         """False in a process beside which no node could serve its large values to others:
@@ -69,6 +72,12 @@ class Codec:
         return encode_value(
             self._signer, oid, flags, payload, tuple(dumped.actors), tuple(dumped.objects)
         )
+
+    def encode_atom(self, oid: bytes, stream: bytes) -> bytes:
+        """Return the stored form of a number, a string, … (``serialization.dump_atom``)."""
+        if len(stream) > self._short:  # a long string
+            return self.encode(oid, Dumped([stream]))
+        return encode_plain_value(self._signer, oid, stream)
 
     def encode_error(self, oid: bytes, error: BaseException) -> bytes:
         """Return the stored form of an error; getting it raises."""

@@ -22,7 +22,11 @@ from celery_actors.ids import CALLER_BYTES, split_object_id
 from celery_actors.protocol.cursors import Cursor
 from celery_actors.store.connection import RedisConnection
 
-__all__ = ["Commit", "CommitRefused", "Committer", "Results", "Unresolved"]
+__all__ = ["Commit", "CommitRefused", "Committer", "Result", "Results", "Unresolved"]
+
+Result = tuple[bytes, int, int, bytes, bool]
+"""A return value: object id, task sequence, index, stored value, and whether it must be
+pushed whatever its size."""
 
 _FIELD = Struct(">QH")
 _BLOCK_BITS = 6
@@ -42,13 +46,13 @@ def _script(name: str) -> tuple[bytes, str]:
 class Commit:
     """What one commit writes.
 
-    :ivar values: object id to stored value.
+    :ivar results: caller id to the return values of its calls.
     :ivar cursors: caller id (hex) to the stored form of its cursor at the actor.
     :ivar pushes: caller id (hex) to the push.
     :ivar plain: Celery task id to the JSON result of a plain Celery client's call.
     """
 
-    values: dict[bytes, bytes] = field(default_factory=dict)
+    results: Mapping[bytes, Sequence[Result]] = field(default_factory=dict)
     cursors: dict[str, str] = field(default_factory=dict)
     pushes: list[tuple[str, bytes]] = field(default_factory=list)
     plain: list[tuple[str, bytes]] = field(default_factory=list)
@@ -254,6 +258,7 @@ class Committer:
         self._source, self._sha = _script("commit")
         self._record_key = record_key
         self._actor = actor
+        self._cursors = results.cursors(actor)
         self._incarnation = incarnation
         self._number = 0
         self._in_flight: tuple[Any, ...] | None = None
@@ -282,7 +287,7 @@ class Committer:
     def open(self) -> dict[bytes, Cursor]:
         """Connect; returns the callers' cursors that earlier incarnations left."""
         self._connection.open()
-        self._connection.send("HGETALL", self._results.cursors(self._actor))
+        self._connection.send("HGETALL", self._cursors)
         flat = self._connection.reply(timeout=10)
         stored = dict(zip(flat[::2], flat[1::2], strict=True))
         self._number = int(stored.pop(b"#", 0))
@@ -344,11 +349,14 @@ class Committer:
     def _command(self, commit: Commit) -> tuple[Any, ...]:
         results = self._results
         blocks: dict[tuple[bytes, int], list[bytes]] = {}
-        for oid, value in commit.values.items():
-            caller, sequence, index = split_object_id(oid)
-            pairs = blocks.setdefault((caller, sequence >> _BLOCK_BITS), [])
-            pairs.append(_FIELD.pack(sequence, index))
-            pairs.append(value)
+        pack = _FIELD.pack
+        for caller, stored in commit.results.items():
+            block, pairs = -1, []
+            for _, sequence, index, value, _ in stored:
+                if sequence >> _BLOCK_BITS != block:
+                    block = sequence >> _BLOCK_BITS
+                    pairs = blocks.setdefault((caller, block), [])
+                pairs += (pack(sequence, index), value)
         arguments: list[Any] = []
         for (caller, block), pairs in blocks.items():
             arguments.append(results.block(caller, block << _BLOCK_BITS))
@@ -369,7 +377,7 @@ class Committer:
             self._record_key,
             self._incarnation,
             self._number,
-            results.cursors(self._actor),
+            self._cursors,
             results.ttl_ms,
             len(blocks),
             len(commit.cursors),

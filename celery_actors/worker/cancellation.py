@@ -21,17 +21,15 @@ class Found(Enum):
 class RunningCall:
     """A call that runs.
 
+    :ivar key: caller and task sequence.
     :ivar cancelled: it was asked to end; ``get_runtime_context().is_canceled()`` tells it.
     :ivar interrupt: how it is made to end, where that is possible.
     """
 
-    __slots__ = ("cancelled", "interrupt", "key", "recursive")
-
-    def __init__(self, key: Key) -> None:
-        self.key = key
-        self.cancelled = False
-        self.recursive = False
-        self.interrupt: Callable[[], None] | None = None
+    key: Key
+    cancelled = False
+    recursive = False
+    interrupt: Callable[[], None] | None = None
 
 
 class Cancellations:
@@ -46,15 +44,15 @@ class Cancellations:
         self._wanted: set[Key] = set()
         self._running: dict[Key, RunningCall] = {}
 
-    def start(self, caller: bytes, task: int) -> RunningCall | None:
-        """A call is about to run; ``None``: it was cancelled and must not."""
-        key = (caller, task)
+    def start(self, running: RunningCall) -> bool:
+        """A call is about to run; ``False``: it was cancelled and must not."""
+        key = running.key
         with self._lock:
             if key in self._wanted:
                 self._wanted.discard(key)
-                return None
-            running = self._running[key] = RunningCall(key)
-            return running
+                return False
+            self._running[key] = running
+            return True
 
     def end(self, running: RunningCall) -> None:
         """A call no longer runs: nothing interrupts it from here on."""

@@ -13,13 +13,14 @@ import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 
+from celery_actors.ids import CALLER_BYTES
 from celery_actors.protocol.cursors import Cursor
 from celery_actors.protocol.signing import Signer
-from celery_actors.protocol.values import Pushed, encode_push
-from celery_actors.store.results import Commit, CommitRefused, Committer
+from celery_actors.protocol.values import encode_push
+from celery_actors.store.results import Commit, CommitRefused, Committer, Result
 from celery_actors.worker.progress import Progress
 
-__all__ = ["EXIT_REFUSED", "Commits", "Finished", "Result"]
+__all__ = ["EXIT_REFUSED", "Commits", "Finished"]
 
 logger = logging.getLogger(__name__)
 
@@ -30,24 +31,25 @@ EXIT_REFUSED = 75
 #: So many results gather behind a commit before its answer is looked for once more.
 _LOOK_EVERY = 16
 
-Result = tuple[bytes, int, int, bytes, bool]
-"""A return value: object id, task sequence, index, stored value, and whether it must be
-pushed whatever its size."""
-
 
 class Finished:
     """What finished calls left to be committed.
 
     :ivar calls: ``(caller, sequence)`` of each finished call.
+    :ivar results: the results by their caller; it is here also if it has none.
     """
 
-    __slots__ = ("calls", "plain", "results", "values")
+    __slots__ = ("calls", "plain", "results")
 
     def __init__(self) -> None:
-        self.values: dict[bytes, bytes] = {}
         self.calls: list[tuple[bytes, int]] = []
-        self.results: dict[bytes, list[Pushed]] = {}
+        self.results: dict[bytes, list[Result]] = {}
         self.plain: list[tuple[str, bytes]] = []
+
+    def value(self, oid: bytes) -> bytes | None:
+        """Return a stored value."""
+        results = self.results.get(oid[:CALLER_BYTES], ())
+        return next((value for known, _, _, value, _ in reversed(results) if known == oid), None)
 
 
 class Commits:
@@ -101,9 +103,9 @@ class Commits:
     def value(self, oid: bytes) -> bytes | None:
         """Return a value that is not committed yet."""
         with self._gathering:
-            value = self._waiting.values.get(oid)
+            value = self._waiting.value(oid)
             if value is None and self._in_flight is not None:
-                value = self._in_flight.values.get(oid)
+                value = self._in_flight.value(oid)
             return value
 
     def add(
@@ -121,7 +123,10 @@ class Commits:
             waiting = self._waiting
             self._progress.finish(caller, sequence)
             waiting.calls.append((caller, sequence))
-            self._gather(caller, results)
+            gathered = waiting.results.get(caller)
+            if gathered is None:
+                gathered = waiting.results[caller] = []
+            gathered += results
             if plain is not None:
                 waiting.plain.append(plain)
             in_flight = self._in_flight is not None
@@ -142,16 +147,8 @@ class Commits:
     def add_values(self, caller: bytes, results: Sequence[Result]) -> None:
         """A call that goes on made values: what a generator yielded, or a cancelled call's."""
         with self._gathering:
-            self._gather(caller, results)
+            self._waiting.results.setdefault(caller, []).extend(results)
         self._begin_sending()
-
-    def _gather(self, caller: bytes, results: Sequence[Result]) -> None:
-        waiting = self._waiting
-        pushes = waiting.results.setdefault(caller, [])
-        for oid, task, index, value, whole in results:
-            waiting.values[oid] = value
-            inline = whole or len(value) <= self._inline_limit
-            pushes.append(Pushed(task, index, value if inline else None))
 
     def _begin_sending(self) -> None:
         if self._sending.acquire(blocking=False):
@@ -198,15 +195,20 @@ class Commits:
             self._told = False
             cursors = {c: self._progress.cursor(c) for c in finished.results if any(c)}
         pushes = [
-            (
-                caller.hex(),
-                encode_push(self._signer, caller, self._actor, cursor, finished.results[caller]),
-            )
+            (caller.hex(), self._push(caller, cursor, finished.results[caller]))
             for caller, cursor in cursors.items()
         ]
         stored = {caller.hex(): cursor.text() for caller, cursor in cursors.items()}
-        self._committer.send(Commit(finished.values, stored, pushes, finished.plain))
+        self._committer.send(Commit(finished.results, stored, pushes, finished.plain))
         return True
+
+    def _push(self, caller: bytes, cursor: Cursor, results: Sequence[Result]) -> bytes:
+        limit = self._inline_limit
+        pushed = [
+            (task, index, value if whole or len(value) <= limit else None)
+            for _, task, index, value, whole in results
+        ]
+        return encode_push(self._signer, caller, self._actor, cursor, pushed)
 
     def _finish(self) -> None:
         self._committer.finish()

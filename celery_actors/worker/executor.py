@@ -20,7 +20,7 @@ from celery_actors.protocol.calls import Call
 from celery_actors.worker.commits import Commits
 from celery_actors.worker.intake import PLAIN_CALLER, PlainCall, StopCheck
 from celery_actors.worker.plain_calls import PlainCalls
-from celery_actors.worker.runner import Run, Runner, current_run
+from celery_actors.worker.runner import SPECIAL, Run, Runner, current_run
 from celery_actors.worker.streams import Producer, produce
 
 if TYPE_CHECKING:
@@ -104,12 +104,13 @@ class Executor:
 
     def _take(self, item: Any) -> None:
         if isinstance(item, list):
+            runner = self._runner
             for call in item:
-                if self._runner.is_special(call):
-                    self._runner.do_special(call)
+                if call.flags & SPECIAL:
+                    runner.do_special(call)
                 else:
                     self._call(call)
-                if self._runner.stop is not None:
+                if runner.stop is not None:
                     return
         elif isinstance(item, PlainCall):
             self._plain.run(item)
@@ -141,7 +142,7 @@ class Executor:
             except SystemExit as exit_:
                 error = runner.exited(run, exit_)
             except KeyboardInterrupt as interrupt:
-                error = runner.cancelled(run) if run.running.cancelled else interrupt
+                error = runner.cancelled(run) if run.cancelled else interrupt
             except Exception as raised:  # noqa: BLE001 - user code raises anything; the getter gets it
                 if runner.runs_again(run, raised):
                     continue
@@ -167,9 +168,9 @@ class TaskExecutor(Executor):
     def _interrupted(self, _number: int, _frame: Any) -> None:
         run = current_run.get()
         # Else it came after the end of the task that was to be interrupted.
-        if run is not None and run.running.cancelled and not run.over:
+        if run is not None and run.cancelled and not run.over:
             raise KeyboardInterrupt
 
     def _begun(self, run: Run) -> None:
         main = threading.get_ident()
-        run.running.interrupt = lambda: signal.pthread_kill(main, signal.SIGINT)
+        run.interrupt = lambda: signal.pthread_kill(main, signal.SIGINT)

@@ -18,11 +18,17 @@ from celery_actors.protocol.payload import (
     Payload,
     RefArgument,
     decode_payload,
+    encode_body,
     split_stored,
 )
 from celery_actors.protocol.values import unpack_frames
 
-__all__ = ["Instance"]
+__all__ = ["NO_ARGUMENTS", "Instance"]
+
+#: The payload of a call without arguments.
+NO_ARGUMENTS = encode_body(serialization.dumps(((), {}), lambda: "no arguments").frames, ())
+
+_TABLES = CallFlag.ARGUMENTS | CallFlag.HANDLES
 
 
 class Instance:
@@ -138,6 +144,10 @@ class Instance:
         :param source: under which the call holds the actors whose handles are inside.
         :raises TaskError: a ref argument's value is an error: it becomes the call's.
         """
+        if not flags & _TABLES and payload[0] == Form.PLAIN:  # as most are
+            args, kwargs = serialization.loads((memoryview(payload)[1:],))
+            self._process.keep_borrowed()
+            return args, kwargs
         decoded = decode_payload(payload, flags)
         holds = self._process.admit(source, decoded.actors) if decoded.actors else None
         args, kwargs = serialization.loads(self._frames(decoded))

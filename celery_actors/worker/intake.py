@@ -31,6 +31,8 @@ logger = logging.getLogger(__name__)
 PLAIN_CALLER = b"\0" * 8
 _GAP_EVERY = 1.0
 _SWEEP_FIRST = 64
+_REJECTED = (TamperedError, ValueError, KeyError, TypeError)
+"""What a message that is none of ours, or not for us, may raise."""
 
 
 class PlainCall(NamedTuple):
@@ -104,10 +106,22 @@ class Intake:
             return
         try:
             self._take(message)
-        except (TamperedError, ValueError, KeyError, TypeError) as error:
-            self.rejected += 1
-            logger.error("rejected a message in the mailbox of %s: %s", self._class_name, error)
-            message.channel.basic_reject(message.delivery_tag, False)
+        except _REJECTED as error:
+            self._reject(message.channel, message.delivery_tag, error)
+
+    def take_calls(self, channel: Any, tag: int, redelivered: bool, body: bytes) -> None:
+        """Take one message with calls.  Never raises, as above."""
+        if self.stopping:
+            return
+        try:
+            self._take_calls(tag, body, redelivered)
+        except _REJECTED as error:
+            self._reject(channel, tag, error)
+
+    def _reject(self, channel: Any, tag: int, error: Exception) -> None:
+        self.rejected += 1
+        logger.error("rejected a message in the mailbox of %s: %s", self._class_name, error)
+        channel.basic_reject(tag, False)
 
     def _take(self, message: Any) -> None:
         body = message.body
@@ -131,9 +145,10 @@ class Intake:
         fresh: list[Call] = []
         taken: list[int] = []
         for call in batch.calls:
-            if call.sequence <= accepted:
+            sequence = call.sequence
+            if sequence <= accepted:
                 self.repeats += 1
-                taken.append(call.sequence)
+                taken.append(sequence)
                 continue
             if (
                 call.previous > accepted
@@ -146,8 +161,8 @@ class Intake:
                 self.gaps += 1
                 self._ask(caller, accepted)
                 break
-            accepted = call.sequence
-            taken.append(accepted)
+            accepted = sequence
+            taken.append(sequence)
             if before is not None and before.covers(accepted):  # an earlier incarnation did it
                 self.repeats += 1
             else:

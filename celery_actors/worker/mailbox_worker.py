@@ -31,7 +31,7 @@ from kombu import Queue
 from celery_actors.exceptions import TamperedError
 from celery_actors.worker.acks import Acknowledgements
 from celery_actors.worker.activity import Activity
-from celery_actors.worker.buffered import BufferedConnection
+from celery_actors.worker.buffered import BufferedConnection, read_when_readable
 from celery_actors.worker.history import History
 from celery_actors.worker.intake import Intake
 
@@ -172,7 +172,8 @@ class _MailboxConsumer(Consumer):  # type: ignore[misc]
     def connection_for_read(self, heartbeat: float | None = None) -> Any:
         """Open the connection on which the mailbox is consumed."""
         connection = self.app.connection_for_read(heartbeat=heartbeat)
-        connection.transport.Connection = BufferedConnection
+        transport = connection.transport
+        transport.Connection, transport.on_readable = BufferedConnection, read_when_readable
         return self.ensure_connected(connection)
 
     def ensure_connected(self, conn: Any) -> Any:
@@ -191,19 +192,15 @@ class _MailboxConsumer(Consumer):  # type: ignore[misc]
         self.strategies = _EveryName(self.controller.intake)
 
     def on_ready(self) -> None:
-        """The loop begins, after every (re)connection.
-
-        Messages may have come together with the answer to ``basic.consume``: the socket, which
-        the loop polls, knows nothing of them.
-        """
+        """The mailbox is consumed: messages with calls may go to the intake directly."""
+        channel = self.task_consumer.channel
+        connection = channel.connection
+        if isinstance(connection, BufferedConnection):  # of a broker's substitute it is kombu's
+            connection.calls_channel = channel.channel_id
+            connection.on_calls = partial(self.controller.intake.take_calls, channel)
+            # Messages may have come together with the answer that was waited for last.
+            self.hub.call_soon(connection.read_what_came)
         super().on_ready()
-        self.hub.call_soon(self._take_in)
-
-    def _take_in(self) -> None:
-        try:
-            self.connection.connection.drain_events(timeout=0)
-        except (TimeoutError, BlockingIOError):
-            return  # there was nothing
 
     def on_close(self) -> None:
         """The connection is lost or closed: its delivery tags are void."""

@@ -30,19 +30,23 @@ from celery_actors.protocol.call_options import (
 from celery_actors.protocol.calls import Call, CallFlag
 from celery_actors.protocol.concurrency import DEFAULT_GROUP
 from celery_actors.serialization import Dumped
+from celery_actors.store.results import Result
 from celery_actors.worker.activity import Activity
 from celery_actors.worker.cancellation import Cancellations, RunningCall
-from celery_actors.worker.commits import Commits, Result
+from celery_actors.worker.commits import Commits
 from celery_actors.worker.exits import ActorExit
-from celery_actors.worker.instance import Instance
+from celery_actors.worker.instance import NO_ARGUMENTS, Instance
 
 if TYPE_CHECKING:
     from celery_actors.client.process import Process
     from celery_actors.worker.recorder import Recorder
 
-__all__ = ["Run", "Runner", "current_run", "task_error"]
+__all__ = ["SPECIAL", "Run", "Runner", "current_run", "task_error"]
 
 logger = logging.getLogger(__name__)
+
+#: Flags of what is no call (see :meth:`Runner.is_special`).
+SPECIAL = CallFlag.RELEASE | CallFlag.CANCELLED
 
 
 def _terminate(_object: Any) -> None:
@@ -69,33 +73,26 @@ def task_error(name: str, error: BaseException) -> TaskError:
     return TaskError(name, text, error)
 
 
-class Run:
-    """One call that runs (or is about to)."""
+class Run(RunningCall):
+    """One call that runs (or is about to).
 
-    __slots__ = (
-        "attempt",
-        "call",
-        "describe",
-        "flags",
-        "observed",
-        "options",
-        "over",
-        "payload",
-        "running",
-        "since",
-    )
+    :ivar attempt: how often it was begun before.
+    :ivar since: when it began (seconds of the epoch).
+    :ivar observed: whether events are sent of it.
+    """
 
-    def __init__(self, call: Call, running: RunningCall, describe: Callable[[str], str]) -> None:
+    # Most calls leave these as they are.
+    attempt = 0
+    observed = False
+    options = DEFAULT_OPTIONS
+    over = False
+    since = 0.0
+
+    def __init__(self, call: Call, describe: Callable[[str], str]) -> None:
+        self.key = (call.caller, call.task)
         self.call = call
         self.describe = describe
-        self.running = running
-        self.attempt = 0
-        self.flags = call.flags
         self.payload = call.payload
-        self.options = DEFAULT_OPTIONS
-        self.observed = False
-        self.over = False
-        self.since = 0.0
         if call.flags & CallFlag.OPTIONS:
             pickled, self.payload = split_options(call.payload)
             self.options = decode_options(pickled)
@@ -143,7 +140,7 @@ class Runner:
 
     def is_special(self, call: Call) -> bool:
         """Whether a call is none: it only takes a place among the caller's calls."""
-        return bool(call.flags & (CallFlag.RELEASE | CallFlag.CANCELLED))
+        return bool(call.flags & SPECIAL)
 
     def do_special(self, call: Call) -> None:
         """Do what such a call stands for."""
@@ -165,11 +162,10 @@ class Runner:
 
     def begin(self, call: Call) -> Run | None:
         """Begin a call; ``None``: it is not to run, and what is to be said was said."""
-        running = self._cancellations.start(call.caller, call.task)
-        if running is None:
+        run = Run(call, self._instance.describe)
+        if not self._cancellations.start(run):
             self._commits.add(call.caller, call.sequence, self.cancelled_results(call))
             return None
-        run = Run(call, running, self._instance.describe)
         if self._attempts:
             run.attempt = self._attempts.get((call.caller, call.sequence), 0)
             if run.attempt and not self._may_run_again(run):
@@ -191,7 +187,7 @@ class Runner:
 
     def _refuse(self, run: Run) -> None:
         """The death of the process interrupted this call, and nothing says to repeat it."""
-        self._cancellations.end(run.running)
+        self._cancellations.end(run)
         name = self._instance.describe(run.call.method)
         error = ActorUnavailableError(
             f"{name} was interrupted by the death of the actor's process (attempt {run.attempt}); "
@@ -204,19 +200,28 @@ class Runner:
     def prepare(self, run: Run) -> tuple[Callable[..., Any], Sequence[Any], Mapping[str, Any]]:
         """Return what is to be called, with its arguments."""
         call, instance = run.call, self._instance
-        source = f"{call.caller.hex()}/c{call.sequence}:{self._process.actor_hex}"
-        args, kwargs = instance.arguments(run.payload, run.flags, source)
+        if run.payload == NO_ARGUMENTS:
+            args: Sequence[Any] = ()
+            kwargs: dict[str, Any] = {}
+        else:
+            args, kwargs = instance.arguments(run.payload, call.flags, self._source(call))
         system = _SYSTEM_METHODS.get(call.method)
         if system is not None:
             return system, (instance.object, *args), kwargs
         return instance.target(call.method), args, kwargs
+
+    def _source(self, call: Call) -> str:
+        """Under which a call holds the actors whose handles are inside."""
+        if not call.flags & CallFlag.HANDLES:
+            return ""
+        return f"{call.caller.hex()}/c{call.sequence}:{self._process.actor_hex}"
 
     # -- after ------------------------------------------------------------------------
 
     def runs_again(self, run: Run, error: BaseException) -> bool:
         """Whether a call that raised is run again, in its place."""
         options = run.options
-        if not options.retry_exceptions or run.running.cancelled:
+        if not options.retry_exceptions or run.cancelled:
             return False
         if not options.retries_after(error):
             return False
@@ -227,8 +232,8 @@ class Runner:
         """A call is over: have its results committed."""
         call = run.call
         run.over = True
-        self._cancellations.end(run.running)
-        if error is None and run.running.cancelled:  # it saw that, or was too quick to
+        self._cancellations.end(run)
+        if error is None and run.cancelled:  # it saw that, or was too quick to
             error = self.cancelled(run)
         if call.flags & CallFlag.STORE_NOTHING:
             results: Sequence[Result] = []
@@ -293,6 +298,11 @@ class Runner:
 
     def _results(self, run: Run, value: Any) -> tuple[Sequence[Result], BaseException | None]:
         call = run.call
+        atom = serialization.dump_atom(value) if call.returns == 1 else None
+        if atom is not None:
+            oid = object_id(call.caller, call.task)
+            blob = self._process.codec.encode_atom(oid, atom)
+            return ((oid, call.task, 0, blob, False),), None
         try:
             # All of them before any is stored: stored values keep what is inside them, and
             # when one can't be pickled nobody will ever release the others.

@@ -64,7 +64,7 @@ class Producer:
     def wait(self) -> bool:
         """Wait until the consumer has taken a value; False: nobody consumes any more."""
         call, process = self._run.call, self._process
-        while not self._run.running.cancelled:
+        while not self._run.cancelled:
             if process.results.take_credit(call.caller, call.task, _LOOK_EVERY):
                 self._credit += 1
                 return True
@@ -78,7 +78,7 @@ def produce(producer: Producer, run: Run, generator: Any) -> int:
     try:
         for value in _iterate(generator):
             producer.send(value)
-            if run.running.cancelled or (producer.must_wait and not producer.wait()):
+            if run.cancelled or (producer.must_wait and not producer.wait()):
                 break
     except Exception as error:  # noqa: BLE001 - user code raises anything; the getter gets it
         producer.send_error(error)

@@ -67,7 +67,11 @@ def committer(brokers: PrivateCluster) -> Any:
 
 
 def commit_of(value: bytes, sequence: int = 1) -> Commit:
-    return Commit({object_id(b"\xab" * 8, sequence): value}, {"ab" * 8: sequence})
+    caller = b"\xab" * 8
+    return Commit(
+        {caller: [(object_id(caller, sequence), sequence, 0, value, False)]},
+        {caller.hex(): str(sequence)},
+    )
 
 
 def test_an_equal_commit_number_is_ok_and_applies_nothing(committer: Any) -> None:

@@ -50,6 +50,7 @@ from celery_actors.protocol.values import (
     ValueFlag,
     decode_push,
     decode_value,
+    encode_plain_value,
     encode_push,
     encode_value,
     pack_frames,
@@ -162,6 +163,17 @@ def test_values_round_trip() -> None:
     value = decode_value(SIGNER, OID, FORMS["value"][0])
     assert value.flags == ValueFlag.CONTAINS
     assert (value.actors, value.objects, bytes(value.payload)) == ((ACTOR,), (OID,), b"pickle")
+
+
+def test_a_plain_value_is_stored_as_any_other() -> None:
+    assert encode_plain_value(SIGNER, OID, b"pickle") == encode_value(SIGNER, OID, 0, b"pickle")
+
+
+def test_calls_of_several_methods_in_one_message() -> None:
+    names = [b"a", b"a", b"bb", b"a", b""]
+    calls = [encode_call(n + 1, n, n + 1, 0, 1, name, b"") for n, name in enumerate(names)]
+    batch = decode_calls(SIGNER, ACTOR, encode_calls(SIGNER, ACTOR, CALLER, 1, calls))
+    assert [call.method.encode() for call in batch.calls] == names
 
 
 def test_pushes_round_trip() -> None:
