@@ -232,5 +232,5 @@ class Commits:
     def _refused(error: CommitRefused) -> None:
         # Another incarnation is the actor now, or it was killed.  Nothing more may be
         # acknowledged or written by this process.
-        logger.warning("%s; this process exits", error)
+        logger.info("%s; this process exits", error)
         os._exit(EXIT_REFUSED)

@@ -205,6 +205,7 @@ class _MailboxConsumer(Consumer):  # type: ignore[misc]
     def on_close(self) -> None:
         """The connection is lost or closed: its delivery tags are void."""
         self.controller.acks.reset()
+        self.controller.mailbox.no_declare = True
         super().on_close()
 
 
@@ -252,7 +253,8 @@ class MailboxWorker(WorkController):  # type: ignore[misc]
         self._channel: Any = None
         # Declared here too, as its creator does (see client.mailbox), without an exchange of
         # its own: a busy broker may come to the creator's declaration after this process.
-        mailbox = Queue(queue, routing_key=queue, durable=True)
+        # Only once: a mailbox that is gone later was deleted, since the actor is dead.
+        mailbox = self.mailbox = Queue(queue, routing_key=queue, durable=True)
         app.amqp.queues.select_add(mailbox)
         app.amqp.queues.select([queue])
         super().__init__(
