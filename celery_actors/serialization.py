@@ -305,7 +305,10 @@ def _cloudpickled(
                 if isinstance(pickler, _ByValuePickler):
                     pickler.forget()
     assert failure is not None
-    raise _explained(value, what, failure) from failure
+    try:
+        raise _explained(value, what, failure) from failure
+    finally:
+        failure = None  # its traceback refers to this frame, and that to all that the callers hold
 
 
 def _raw(buffer: pickle.PickleBuffer) -> Buffer:

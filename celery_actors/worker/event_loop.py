@@ -188,6 +188,7 @@ class AsyncExecutor(Executor):
                 error = raised
             break
         runner.end(run, value, error)
+        error = None  # its traceback refers to this frame, which refers to the arguments
 
     def _interrupt(self, task: asyncio.Task[None]) -> None:
         """Cancel a task.  Any thread."""

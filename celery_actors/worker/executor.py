@@ -149,6 +149,7 @@ class Executor:
                 error = raised
             break
         runner.end(run, value, error)
+        error = None  # its traceback refers to this frame, which refers to the arguments
 
     def _begun(self, run: Run) -> None:
         """A call begins; tasks say here how they are interrupted."""

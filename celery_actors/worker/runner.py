@@ -251,6 +251,8 @@ class Runner:
             run.attempt,
             run.options.name,
         )
+        # Its traceback refers to this frame: together they would keep the call's arguments.
+        error = None
         self._commits.add(call.caller, call.sequence, results)
 
     def exited(self, run: Run, exit_: SystemExit) -> ActorsError:
