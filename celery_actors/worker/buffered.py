@@ -100,20 +100,19 @@ class _BufferedTransport(TCPTransport):  # type: ignore[misc]  # untyped base
         self._at = end + 1
         return tag, bool(redelivered & 1), data[start:end]
 
-    def fill(self) -> bool:
-        """Read what has arrived, without waiting; whether there was anything."""
+    def fill(self) -> None:
+        """Read what has arrived, without waiting."""
         try:
             piece = self.sock.recv(_PIECE, socket.MSG_DONTWAIT)
         except OSError as error:
             if error.errno in _AGAIN:
-                return False
+                return
             self.connected = False
             raise
         if not piece:
             self.connected = False
             raise OSError("Server unexpectedly closed connection")
         self._data, self._at = self._data[self._at :] + piece, 0
-        return True
 
     def _read(self, n: int, initial: bool = False, _errnos: Any = _AGAIN) -> bytes:
         """Return exactly ``n`` bytes."""
