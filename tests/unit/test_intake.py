@@ -86,6 +86,12 @@ def test_what_an_earlier_incarnation_committed_is_a_repeat() -> None:
     assert taken.intake.repeats == 3
 
 
+def test_of_a_message_that_comes_again_only_what_is_unfinished_runs() -> None:
+    taken = Taken({ONE: Cursor(4, (2,))})
+    taken.message(ONE, *in_a_row(1, 5), redelivered=True)
+    assert taken.sequences == [2, 5]
+
+
 def test_finished_calls_between_are_no_gap() -> None:
     taken = Taken({ONE: Cursor(4, (1, 3))})
     taken.message(ONE, (1, 0), redelivered=True)
