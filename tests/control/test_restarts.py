@@ -56,6 +56,15 @@ def test_the_old_incarnation_is_out_of_the_record(cluster: Cluster) -> None:
     assert cluster.available("n1") == {"CPU": 0}
 
 
+def test_while_it_waits_for_a_node_no_incarnation_may_commit(cluster: Cluster) -> None:
+    cluster.node("n1", CPU=1)
+    actor = begun(cluster, CPU=1)
+    cluster.actor(CPU=1)  # is next in the line
+    lose(cluster, actor)
+    record = cluster.record(actor)
+    assert (record.state, record.incarnation) == ("PENDING", None)
+
+
 def test_interrupted_calls_that_a_cursor_covers_are_none(cluster: Cluster) -> None:
     cluster.node("n1", CPU=1)
     actor = begun(cluster)
