@@ -57,10 +57,9 @@ def test_the_old_incarnation_is_out_of_the_record(cluster: Cluster) -> None:
 
 
 def test_while_it_waits_for_a_node_no_incarnation_may_commit(cluster: Cluster) -> None:
-    cluster.node("n1", CPU=1)
+    node = cluster.node("n1", CPU=1)
     actor = begun(cluster, CPU=1)
-    cluster.actor(CPU=1)  # is next in the line
-    lose(cluster, actor)
+    cluster.control.remove_node(node, "lost")
     record = cluster.record(actor)
     assert (record.state, record.incarnation) == ("PENDING", None)
 
