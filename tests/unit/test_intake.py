@@ -1,0 +1,148 @@
+"""What an actor that was begun again takes, drops and suspects."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from queue import SimpleQueue
+from types import SimpleNamespace
+from typing import Any
+
+from celery_actors.protocol.calls import (
+    CALLS_TASK,
+    CONTENT_TYPE,
+    CallFlag,
+    encode_call,
+    encode_calls,
+)
+from celery_actors.protocol.cursors import Cursor
+from celery_actors.protocol.signing import Signer
+from celery_actors.worker.acks import Acknowledgements
+from celery_actors.worker.intake import Intake
+
+ACTOR, ONE, TWO = b"a" * 16, b"1" * 8, b"2" * 8
+
+
+class Taken:
+    """An intake, and what came out of it."""
+
+    def __init__(self, cursors: Mapping[bytes, Cursor], suspects: int = 0) -> None:
+        self.inbox: SimpleQueue[Any] = SimpleQueue()
+        self.asked: list[tuple[bytes, int]] = []
+        self.intake = Intake(
+            ACTOR,
+            Signer(b"k"),
+            self.inbox,
+            Acknowledgements(),
+            lambda caller, sequence: self.asked.append((caller, sequence)),
+            lambda _caller: True,
+            lambda _caller: None,
+            True,
+            "Counter",
+        )
+        self.intake.resume(cursors, suspects)
+        self._tag = 0
+
+    def message(
+        self,
+        caller: bytes,
+        *calls: tuple[int, int],
+        flags: int = 0,
+        redelivered: bool = False,
+        floor: int = 1,
+    ) -> None:
+        """One message with calls of (sequence, previous)."""
+        self._tag += 1
+        encoded = [encode_call(s, previous, s, flags, 1, b"m", b"") for s, previous in calls]
+        message = SimpleNamespace(
+            body=encode_calls(Signer(b"k"), ACTOR, caller, floor, encoded),
+            content_type=CONTENT_TYPE,
+            headers={"task": CALLS_TASK},
+            delivery_tag=self._tag,
+            delivery_info={"redelivered": redelivered},
+        )
+        self.intake(message, None, None, None, None)
+
+    @property
+    def sequences(self) -> list[int]:
+        """What went to the executor since the last look."""
+        taken: list[int] = []
+        while not self.inbox.empty():
+            taken += [call.sequence for call in self.inbox.get()]
+        return taken
+
+    @property
+    def suspected(self) -> list[tuple[bytes, int]]:
+        return list(self.intake.attempts)
+
+
+def in_a_row(first: int, last: int) -> list[tuple[int, int]]:
+    return [(n, n - 1) for n in range(first, last + 1)]
+
+
+def test_what_an_earlier_incarnation_committed_is_a_repeat() -> None:
+    taken = Taken({ONE: Cursor(3)})
+    taken.message(ONE, *in_a_row(1, 5), redelivered=True)
+    assert taken.sequences == [4, 5]
+    assert taken.intake.repeats == 3
+
+
+def test_of_a_message_that_comes_again_only_what_is_unfinished_runs() -> None:
+    taken = Taken({ONE: Cursor(4, (2,))})
+    taken.message(ONE, *in_a_row(1, 5), redelivered=True)
+    assert taken.sequences == [2, 5]
+
+
+def test_finished_calls_between_are_no_gap() -> None:
+    taken = Taken({ONE: Cursor(4, (1, 3))})
+    taken.message(ONE, (1, 0), redelivered=True)
+    taken.message(ONE, (5, 4))  # 3 is lost
+    assert taken.sequences == [1]
+    assert taken.asked == [(ONE, 2)]
+    taken.message(ONE, (3, 2))
+    taken.message(ONE, (5, 4))
+    assert taken.sequences == [3, 5]
+
+
+def test_a_known_recorder_leaves_nothing_to_suspect() -> None:
+    taken = Taken({ONE: Cursor(1)})
+    taken.message(ONE, *in_a_row(2, 5), redelivered=True)
+    taken.message(ONE, *in_a_row(6, 7), flags=CallFlag.RESENT)
+    assert taken.suspected == []
+
+
+def test_of_what_is_redelivered_the_first_are_suspected() -> None:
+    taken = Taken({ONE: Cursor(1)}, suspects=3)
+    taken.message(ONE, *in_a_row(1, 3), redelivered=True)
+    taken.message(TWO, *in_a_row(1, 3), redelivered=True)
+    assert taken.suspected == [(ONE, 2), (ONE, 3), (TWO, 1)]
+
+
+def test_what_comes_for_the_first_time_is_not() -> None:
+    taken = Taken({ONE: Cursor(1)}, suspects=3)
+    taken.message(ONE, *in_a_row(2, 3))
+    assert taken.suspected == []
+
+
+def test_what_its_caller_sends_again_is_suspected() -> None:
+    """The broker may hold the first message back: nothing is redelivered then."""
+    taken = Taken({ONE: Cursor(1)}, suspects=2)
+    taken.message(ONE, *in_a_row(2, 5), flags=CallFlag.RESENT)
+    taken.message(TWO, *in_a_row(1, 2), flags=CallFlag.RESENT)
+    assert taken.sequences == [2, 3, 4, 5, 1, 2]
+    # Who sends again first does so by chance: as many of each caller.
+    assert taken.suspected == [(ONE, 2), (ONE, 3), (TWO, 1), (TWO, 2)]
+
+
+def test_behind_a_call_that_is_new_nothing_is_suspected() -> None:
+    taken = Taken({ONE: Cursor(1)}, suspects=9)
+    taken.message(ONE, (2, 1), flags=CallFlag.RESENT)
+    taken.message(ONE, (3, 2))
+    taken.message(ONE, (4, 3), flags=CallFlag.RESENT)  # for some other reason, later
+    assert taken.suspected == [(ONE, 2)]
+
+
+def test_an_attempt_of_before_counts() -> None:
+    taken = Taken({}, suspects=9)
+    taken.intake.attempts[ONE, 1] = 1
+    taken.message(ONE, (1, 0), redelivered=True)
+    assert taken.intake.attempts[ONE, 1] == 2
