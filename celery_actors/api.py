@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeVar, overload
+from time import monotonic
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from celery_actors import serialization
 from celery_actors.client.cancelling import cancel as cancel_call
@@ -15,6 +16,9 @@ from celery_actors.ids import mailbox_name
 from celery_actors.refs import ObjectRef
 from celery_actors.session import init, is_initialized, shutdown
 from celery_actors.worker.context import current_assignment
+
+if TYPE_CHECKING:
+    from celery_actors.client.process import Process
 
 __all__ = [
     "available_resources",
@@ -95,6 +99,8 @@ def wait(
 ) -> tuple[list[ObjectRef[T]], list[ObjectRef[T]]]:
     """Wait until ``num_returns`` of the refs are ready.
 
+    Generators may stand among them: each is ready when ``next()`` would not wait.
+
     :param timeout: seconds to wait at most; 0 only looks; ``None`` waits for ever.
     :param fetch_local: accepted for Ray's programs; values are fetched by :func:`get`.
     :returns: the ready ones (at most ``num_returns``) and the rest, each in the order given.
@@ -107,7 +113,7 @@ def wait(
     if not isinstance(refs, (list, tuple)):
         raise TypeError(f"wait() takes a list of ObjectRefs, not {refs!r:.100}")
     for ref in refs:
-        if not isinstance(ref, ObjectRef):
+        if not isinstance(ref, (ObjectRef, ObjectRefGenerator)):
             raise TypeError(f"wait() takes ObjectRefs; the list holds {ref!r:.100}")
     if timeout is not None and timeout < 0:
         raise ValueError(f"timeout must not be negative, got {timeout}")
@@ -120,10 +126,32 @@ def wait(
             f"num_returns must be between 1 and the number of refs ({len(refs)}), not {num_returns}"
         )
     process = require_process()
-    process.wait_for([ref.entry for ref in refs], num_returns, timeout)
-    ready = [ref for ref in refs if not ref.entry.pending][:num_returns]
+    if any(isinstance(ref, ObjectRefGenerator) for ref in refs):
+        ready = _wait_for_any_kind(process, refs, num_returns, timeout)
+    else:
+        process.wait_for([ref.entry for ref in refs], num_returns, timeout)
+        ready = [ref for ref in refs if not ref.entry.pending][:num_returns]
     chosen = set(ready)
     return ready, [ref for ref in refs if ref not in chosen]
+
+
+def _wait_for_any_kind(
+    process: Process, refs: Sequence[Any], num_returns: int, timeout: float | None
+) -> list[Any]:
+    """Wait for refs and generators; these are ready when the next value, or the end, is there."""
+    deadline = None if timeout is None else monotonic() + timeout
+    while True:
+        awaited = {
+            ref: ref.stream.awaited()
+            if isinstance(ref, ObjectRefGenerator)
+            else [ref.entry] * ref.entry.pending
+            for ref in refs
+        }
+        ready = [ref for ref, entries in awaited.items() if not entries]
+        left = None if deadline is None else max(0.0, deadline - monotonic())
+        if len(ready) >= num_returns or left == 0:
+            return ready[:num_returns]
+        process.wait_for([entry for entries in awaited.values() for entry in entries], 1, left)
 
 
 def kill(actor: ActorHandle[Any] | ActorProxy[Any], *, no_restart: bool = True) -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from celery_actors.control.errors import GroupNameTaken, InsufficientResources, NodeNameTaken
+from celery_actors.control.errors import GroupNameTaken, NodeNameTaken
+from celery_actors.control.errors import InsufficientResources as Shortage
 
 __all__ = [
     "ActorAlreadyExistsError",
@@ -18,8 +19,11 @@ __all__ = [
     "ActorUnavailableError",
     "ActorUnschedulableError",
     "ActorsError",
+    "AlreadyInitialized",
+    "AsyncioActorExit",
     "ConfigurationError",
     "ConnectionFailed",
+    "CrossLanguageError",
     "GetTimeoutError",
     "GroupNameTaken",
     "InsufficientResources",
@@ -60,6 +64,18 @@ RayError = ActorsError
 
 class ConfigurationError(ActorsError, ValueError):
     """A setting is missing or contradicts another."""
+
+
+class AlreadyInitialized(ActorsError, RuntimeError):
+    """``init()`` was called in a program that has a session."""
+
+
+class InsufficientResources(ActorsError, Shortage):
+    """No node could run it, even with nothing else running: not enough GPUs, say.
+
+    :ivar asked, best: by kind of resource (units of 1/10000), what was asked for and the most
+        that any one node has.
+    """
 
 
 class ConnectionFailed(ActorsError, ConnectionError):
@@ -155,6 +171,14 @@ class OutOfDiskError(ActorsError):
 
 class OutOfMemoryError(ActorsError):
     """Ray: a process was killed for its memory; here the kernel's kill is an actor's death."""
+
+
+class AsyncioActorExit(ActorsError):
+    """Ray: ends an asyncio actor from within; here ``exit_actor()`` does, in any actor."""
+
+
+class CrossLanguageError(ActorsError):
+    """Ray: an error of another language's code; here all is Python."""
 
 
 class NodeDiedError(ActorsError):

@@ -35,6 +35,11 @@ class ObjectRefGenerator(Generic[T_co]):
         self._drop = stream.on_dropped()
 
     @property
+    def stream(self) -> Stream:
+        """This process's side of the stream (internal)."""
+        return self._stream
+
+    @property
     def end(self) -> Entry:
         """This process's record of the call's end (internal)."""
         return self._stream.end

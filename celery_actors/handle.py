@@ -12,6 +12,7 @@ from celery_actors.client.current import require_process
 from celery_actors.client.holds import Hold
 from celery_actors.declarations import MYPY, Held, submits
 from celery_actors.generators import ObjectRefGenerator
+from celery_actors.ids import ActorID
 from celery_actors.options import STREAMING, MethodOptions
 from celery_actors.protocol.call_options import CallOptions, encode_options
 from celery_actors.protocol.creation import decode_handle, encode_handle
@@ -257,6 +258,10 @@ class ActorHandle(Held[T_co]):
         object.__setattr__(self, "_description", description)
         object.__setattr__(self, "_hold", hold)
 
+    @property
+    def _actor_id(self) -> ActorID:
+        return ActorID(self._actor)  # under Ray's name
+
     def __getattr__(self, name: str) -> ActorMethod[..., Any]:
         description = self._description.methods.get(name) or _SYSTEM.get(name)
         if description is None:
@@ -320,7 +325,9 @@ def _arrived(actor: bytes, description: ClassDescription, strong: bool) -> Actor
 
 def describe_class(process: Process, actor: bytes, description: ClassDescription) -> bytes:
     """Return what handles to an actor are made from where it is found by its name."""
-    dumped = serialization.dumps(description, lambda: f"the methods of {description.name}")
+    dumped = serialization.dumps(
+        description, lambda: f"the methods of {description.name}", in_band=True
+    )
     return encode_handle(process.signer, actor, bytes(dumped.frames[0]))
 
 

@@ -19,9 +19,12 @@ import os
 import uuid
 from struct import Struct
 
+from typing_extensions import Self
+
 __all__ = [
     "CALLER_BYTES",
     "OBJECT_BYTES",
+    "ActorID",
     "PlacementGroupID",
     "actor_hostname",
     "celery_id",
@@ -106,26 +109,23 @@ def node_queue_name(node_id: str) -> str:
     return f"node.{node_id}"
 
 
-class PlacementGroupID:
-    """The id of a placement group: 16 random bytes, all zero for none.
-
-    Has the methods of Ray's ids that programs use.
-    """
+class _LongID:
+    """16 bytes, with the methods of Ray's ids that programs use."""
 
     __slots__ = ("_raw",)
 
     def __init__(self, raw: bytes) -> None:
         if len(raw) != GROUP_BYTES:
-            raise ValueError(f"a placement group's id has {GROUP_BYTES} bytes, not {len(raw)}")
+            raise ValueError(f"such an id has {GROUP_BYTES} bytes, not {len(raw)}")
         self._raw = bytes(raw)
 
     @classmethod
-    def nil(cls) -> PlacementGroupID:
-        """Return the id of no group."""
+    def nil(cls) -> Self:
+        """Return the id of nothing."""
         return cls(bytes(GROUP_BYTES))
 
     @classmethod
-    def from_hex(cls, text: str) -> PlacementGroupID:
+    def from_hex(cls, text: str) -> Self:
         """Return the id written in hex.
 
         :raises ValueError: it is no id.
@@ -133,7 +133,7 @@ class PlacementGroupID:
         return cls(bytes.fromhex(text))
 
     def is_nil(self) -> bool:
-        """Return whether it is the id of no group."""
+        """Return whether it is the id of nothing."""
         return not any(self._raw)
 
     def binary(self) -> bytes:
@@ -145,13 +145,25 @@ class PlacementGroupID:
         return self._raw.hex()
 
     def __eq__(self, other: object) -> bool:
-        return self._raw == other._raw if isinstance(other, PlacementGroupID) else NotImplemented
+        return self._raw == other._raw if isinstance(other, type(self)) else NotImplemented
 
     def __hash__(self) -> int:
         return hash(self._raw)
 
     def __repr__(self) -> str:
-        return f"PlacementGroupID({self.hex()})"
+        return f"{type(self).__name__}({self.hex()})"
+
+
+class PlacementGroupID(_LongID):
+    """The id of a placement group, all zero for none."""
+
+    __slots__ = ()
+
+
+class ActorID(_LongID):
+    """The id of an actor."""
+
+    __slots__ = ()
 
     def __reduce__(self) -> tuple[type[PlacementGroupID], tuple[bytes]]:
         return PlacementGroupID, (self._raw,)

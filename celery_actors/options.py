@@ -16,6 +16,7 @@ __all__ = [
     "ActorOptions",
     "MethodOptions",
     "TaskOptions",
+    "UnknownOption",
     "units",
 ]
 
@@ -25,6 +26,10 @@ METHOD_OPTIONS = "__celery_actors_method__"
 
 #: ``num_returns`` of a generator: each value is there as it is yielded.
 STREAMING = "streaming"
+
+
+class UnknownOption(TypeError, ValueError):
+    """There is no such option.  A ``TypeError`` as of any callable, a ``ValueError`` as Ray's."""
 
 
 def units(amount: float) -> int:
@@ -90,6 +95,7 @@ class ActorOptions:
         :mod:`celery_actors.util.scheduling_strategies`.
     :ivar label_selector: labels that its node must have, as ``{"zone": "a"}``; values also
         ``"!a"``, ``"in(a,b)"``, ``"!in(a,b)"``.
+    :ivar enable_task_events: accepted for Ray's programs: events follow the worker's ``-E``.
     """
 
     num_cpus: float | None = None
@@ -108,6 +114,7 @@ class ActorOptions:
     runtime_env: Mapping[str, Any] | None = None
     scheduling_strategy: Any = None
     label_selector: Mapping[str, str] | None = None
+    enable_task_events: bool = True
 
     def __post_init__(self) -> None:
         _check_resources(self)
@@ -153,7 +160,8 @@ class TaskOptions:
     :ivar max_retries: how often it is tried again when its process dies; -1: always.
     :ivar retry_exceptions: try again also when it raises (one of) these; ``True``: any.
     :ivar name: under which tools show it.
-    :ivar runtime_env, scheduling_strategy, label_selector: as of an actor.
+    :ivar max_calls: a process that has run the function so often ends; 0: none does.
+    :ivar runtime_env, scheduling_strategy, label_selector, enable_task_events: as of an actor.
     """
 
     num_cpus: float | None = None
@@ -167,6 +175,8 @@ class TaskOptions:
     runtime_env: Mapping[str, Any] | None = None
     scheduling_strategy: Any = None
     label_selector: Mapping[str, str] | None = None
+    max_calls: int = 0
+    enable_task_events: bool = True
     _generator_backpressure_num_objects: int = -1
 
     def __post_init__(self) -> None:
@@ -176,6 +186,7 @@ class TaskOptions:
         RuntimeEnv.of(self.runtime_env)
         _check_returns(self.num_returns)
         _check_count("max_retries", self.max_retries, -1)
+        _check_count("max_calls", self.max_calls, 0)
         _check_exceptions(self.retry_exceptions)
 
     def updated(self, **changes: Any) -> TaskOptions:
@@ -208,6 +219,7 @@ class MethodOptions:
     retry_exceptions: bool | Sequence[type[BaseException]] = False
     concurrency_group: str | None = None
     name: str | None = None
+    enable_task_events: bool = True
     _generator_backpressure_num_objects: int = -1
 
     def __post_init__(self) -> None:
@@ -270,4 +282,4 @@ def _check_names(kind: type, changes: Mapping[str, Any], what: str) -> None:
             hint = (
                 f"; did you mean {' or '.join(near)}?" if near else f"; known: {', '.join(known)}"
             )
-            raise TypeError(f"{name!r} is no option of {what}{hint}")
+            raise UnknownOption(f"{name!r} is no option of {what}{hint}")

@@ -7,7 +7,17 @@ import logging
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, Protocol, TypeVar, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Generic,
+    Literal,
+    NoReturn,
+    ParamSpec,
+    Protocol,
+    TypeVar,
+    overload,
+)
 
 from celery_actors import serialization
 from celery_actors.client.creation import (
@@ -90,8 +100,8 @@ class _Definitions:
     def digest(self, process: Process, value: Any, name: str) -> str:
         """Return the name under which ``value`` is stored for this job; store it if needed."""
         if self._pickled is None:
-            dumped = serialization.dumps(value, lambda: f"the definition of {name}")
-            self._pickled = b"".join(bytes(frame) for frame in dumped.frames[:1])
+            dumped = serialization.dumps(value, lambda: f"the definition of {name}", in_band=True)
+            self._pickled = bytes(dumped.frames[0])
             self._kept = dumped.kept  # refs and handles inside live as long as what is remote
             self._digest = definition_digest(self._pickled)
         if self._job != process.job_id:
@@ -297,6 +307,14 @@ class ActorClass(Generic[T]):
                 f"{name} is an actor class and can't be instantiated here: use {name}.remote(…)"
             )
 
+    def __mro_entries__(self, bases: tuple[object, ...]) -> NoReturn:
+        """Refused: a class can't inherit from an actor class."""
+        name = self._kind.__name__
+        raise TypeError(
+            f"a class can't inherit from the actor class {name}: let both inherit from a plain "
+            "class, and make actor classes of these"
+        )
+
     def __repr__(self) -> str:
         return f"ActorClass({self._kind.__name__})"
 
@@ -414,7 +432,16 @@ class RemoteFunction(Generic[P, R_co]):
             where = _destination(process, self._options, f"task {self.__qualname__}")
             environment = process.environments.of(self._options.runtime_env)
             paths = process.environments.paths(environment, _own_paths())
-            shape = Shape(resources, paths, environment, where.target, where.captures)
+            most = self._options.max_calls
+            shape = Shape(
+                resources,
+                paths,
+                environment,
+                where.target,
+                where.captures,
+                most,
+                self.__qualname__ if most else "",
+            )
             self._shapes[process.job_id] = shape
         return shape
 

@@ -60,9 +60,12 @@ class RuntimeContext:
         return None if self._assignment.actor_id is None else self._assignment.actor_name
 
     def get_task_id(self) -> str | None:
-        """Return the id of the call that runs here, as Celery writes it; ``None``: none does."""
+        """Return the id of the call that runs here; ``None``: none does.
+
+        With dashes, as a UUID, it is Celery's task id (``ObjectRef.task_id()``).
+        """
         run = self._run()
-        return None if run is None else celery_id(run.call.caller, run.call.task)
+        return None if run is None else celery_id(run.call.caller, run.call.task).replace("-", "")
 
     def get_task_name(self) -> str | None:
         """Return the name of the call that runs here: the ``name`` option, else the function's."""
@@ -73,6 +76,15 @@ class RuntimeContext:
         """Return the name of the function or method that runs here: ``"Counter.increment"``."""
         run = self._run()
         return None if run is None else run.function
+
+    def get_placement_group_id(self) -> str | None:
+        """Return the id of the placement group in which this runs; ``None``: in none."""
+        return self._assignment.group or None
+
+    @property
+    def current_placement_group_id(self) -> str | None:
+        """The same, under Ray's older name."""
+        return self.get_placement_group_id()
 
     @property
     def namespace(self) -> str:

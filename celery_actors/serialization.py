@@ -28,7 +28,17 @@ from typing_extensions import Buffer
 
 from celery_actors.exceptions import SerializationError
 
-__all__ = ["Dumped", "dumps", "loads", "outgoing", "parts", "pickles", "travels_by_value"]
+__all__ = [
+    "Dumped",
+    "deregister_serializer",
+    "dumps",
+    "loads",
+    "outgoing",
+    "parts",
+    "pickles",
+    "register_serializer",
+    "travels_by_value",
+]
 
 
 @dataclass(slots=True)
@@ -102,10 +112,40 @@ def travels_by_value(module: str | None) -> bool:
     return known
 
 
+_serializers: dict[type, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {}
+
+
+def register_serializer(
+    cls: type, *, serializer: Callable[[Any], Any], deserializer: Callable[[Any], Any]
+) -> None:
+    """Say how instances of a class are pickled by this process (as Ray's ``ray.util``).
+
+    :param serializer: returns something that can be pickled, for an instance.
+    :param deserializer: makes an instance of that; it travels with each.
+
+    Example::
+
+        register_serializer(Lock, serializer=lambda lock: lock.name, deserializer=Lock)
+    """
+    _serializers[cls] = (serializer, deserializer)
+
+
+def deregister_serializer(cls: type) -> None:
+    """End what :func:`register_serializer` began; does nothing where it did not."""
+    _serializers.pop(cls, None)
+
+
+def _custom(value: Any) -> tuple[Callable[[Any], Any], tuple[Any]]:
+    serializer, deserializer = _serializers[type(value)]
+    return deserializer, (serializer(value),)
+
+
 class _PlainPickler(pickle.Pickler):
     """Plain pickle that notices what plain pickle would carry by a useless name."""
 
     def reducer_override(self, value: Any) -> Any:
+        if _serializers and type(value) in _serializers:
+            return _custom(value)
         if isinstance(value, (type, types.FunctionType)):
             if travels_by_value(getattr(value, "__module__", None)):
                 raise _NeedsCloudpickle
@@ -122,6 +162,8 @@ class _CodePickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
     """
 
     def reducer_override(self, value: Any) -> Any:
+        if _serializers and type(value) in _serializers:
+            return _custom(value)
         if isinstance(value, types.CodeType):
             make, arguments = self.dispatch_table[types.CodeType](value)
             return _located_code, (value.co_filename, make, arguments)
@@ -191,9 +233,10 @@ _cloudpickle_lock = threading.Lock()
 _ATOMS = frozenset((int, float, bool, str, bytes, type(None)))
 
 
-def dumps(value: Any, what: Callable[[], str]) -> Dumped:
+def dumps(value: Any, what: Callable[[], str], in_band: bool = False) -> Dumped:
     """Pickle ``value``.
 
+    :param in_band: into one frame, large buffers inside it.
     :param what: called only when it fails: says what is being pickled, for the message.
     :raises SerializationError: something in the value can't be pickled; the message
         names it and where it sits.
@@ -204,21 +247,22 @@ def dumps(value: Any, what: Callable[[], str]) -> Dumped:
         return dumped
     previous, _local.outgoing = _local.outgoing, dumped
     try:
-        return _dump(value, dumped, what)
+        return _dump(value, dumped, what, in_band)
     finally:
         _local.outgoing = previous
 
 
-def _dump(value: Any, dumped: Dumped, what: Callable[[], str]) -> Dumped:
+def _dump(value: Any, dumped: Dumped, what: Callable[[], str], in_band: bool) -> Dumped:
     buffers: list[pickle.PickleBuffer] = []
+    aside = None if in_band else buffers.append
     stream = io.BytesIO()
     try:
-        _PlainPickler(stream, protocol=5, buffer_callback=buffers.append).dump(value)
+        _PlainPickler(stream, protocol=5, buffer_callback=aside).dump(value)
     except (_NeedsCloudpickle, pickle.PicklingError, TypeError, AttributeError):
         buffers.clear()
         dumped.actors.clear()
         dumped.objects.clear()
-        stream = _cloudpickled(value, buffers, what)
+        stream = _cloudpickled(value, buffers, what, aside)
     except RecursionError as error:
         raise _explained(value, what, error) from error
     dumped.frames.append(stream.getbuffer())
@@ -227,7 +271,10 @@ def _dump(value: Any, dumped: Dumped, what: Callable[[], str]) -> Dumped:
 
 
 def _cloudpickled(
-    value: Any, buffers: list[pickle.PickleBuffer], what: Callable[[], str]
+    value: Any,
+    buffers: list[pickle.PickleBuffer],
+    what: Callable[[], str],
+    aside: Callable[[pickle.PickleBuffer], Any] | None,
 ) -> io.BytesIO:
     failure: Exception | None = None
     # By value first; a module whose globals can't be pickled still goes by reference.
@@ -235,7 +282,7 @@ def _cloudpickled(
         stream = io.BytesIO()
         buffers.clear()
         with _cloudpickle_lock:
-            pickler = kind(stream, protocol=5, buffer_callback=buffers.append)
+            pickler = kind(stream, protocol=5, buffer_callback=aside)
             pickler.registered = []
             try:
                 pickler.dump(value)

@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from pathlib import Path
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any
 
@@ -22,9 +23,20 @@ from celery_actors.client.current import current_process, set_initializer, set_p
 from celery_actors.client.mailbox import LOST, explain_amqp
 from celery_actors.client.process import Process
 from celery_actors.config import Settings, read_key
-from celery_actors.exceptions import ActorsError, ConfigurationError, ConnectionFailed
+from celery_actors.exceptions import (
+    ActorsError,
+    AlreadyInitialized,
+    ConfigurationError,
+    ConnectionFailed,
+)
 from celery_actors.ids import new_caller_id
-from celery_actors.local.address import BACKEND_VARIABLE, BROKER_VARIABLE, ClusterAddress
+from celery_actors.local.address import (
+    BACKEND_VARIABLE,
+    BROKER_VARIABLE,
+    KEY_FILE_VARIABLE,
+    SESSION_DIR_VARIABLE,
+    ClusterAddress,
+)
 from celery_actors.local.node_options import NodeOptions
 from celery_actors.runtime_env import RuntimeEnv
 from celery_actors.store.connection import explain_redis, refuse_cluster
@@ -150,15 +162,15 @@ def init(
         import celery_actors as ray
         ray.init(num_gpus=8)
     """
+    _check_rays_options(rays)
     with _session.lock:
         if is_initialized():
             if ignore_reinit_error and _session.info is not None:
                 return _session.info
-            raise ActorsError(
+            raise AlreadyInitialized(
                 "celery_actors is initialised already: call shutdown() first, or pass "
                 "ignore_reinit_error=True"
             )
-        _check_rays_options(rays)
         environment = RuntimeEnv.of(runtime_env)
         node = NodeOptions(
             num_cpus=num_cpus,
@@ -259,7 +271,8 @@ def _find(
     if os.environ.get(BROKER_VARIABLE) or os.environ.get(BACKEND_VARIABLE):
         from celery_actors.celery import make_app
 
-        return Settings.from_app(make_app()), None
+        settings = Settings.from_app(make_app())
+        return settings, _local_address(settings)
     from celery_actors.local.persistent import discover
 
     found = discover()
@@ -281,6 +294,16 @@ def settings_of_cluster(address: str | None = None) -> Settings:
     if settings is None:
         raise ConnectionFailed(f"{address!r} names no cluster that exists")
     return settings
+
+
+def _local_address(settings: Settings) -> ClusterAddress | None:
+    """Return the address of a cluster on this machine that the environment tells all of."""
+    directory, key_file = (os.environ.get(n) for n in (SESSION_DIR_VARIABLE, KEY_FILE_VARIABLE))
+    if not directory or not key_file or not Path(directory).is_dir():
+        return None
+    return ClusterAddress(
+        settings.broker_url, settings.result_backend, Path(key_file), Path(directory)
+    )
 
 
 def _settings_of(address: ClusterAddress) -> Settings:

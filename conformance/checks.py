@@ -63,8 +63,10 @@ def wait_until(condition: Callable[[], T], awaited: str, seconds: float = 10.0) 
         time.sleep(0.05)  # bounded polling of another process
 
 
-def run_driver(ray: ModuleType, text: str, **environment: Any) -> str:
+def run_driver(ray: ModuleType, text: str, with_errors: bool = False, **environment: Any) -> str:
     """Run a program of its own on the same cluster; returns what it printed.
+
+    :param with_errors: also what it wrote to its standard error.
 
     The program's text begins after ``import … as ray``; it calls ``ray.init()`` itself.
     """
@@ -72,10 +74,11 @@ def run_driver(ray: ModuleType, text: str, **environment: Any) -> str:
         [sys.executable, "-c", f"import {ray.__name__} as ray\n{text}"],
         env={**os.environ, **environment},
         stdin=subprocess.DEVNULL,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT if with_errors else subprocess.PIPE,
         text=True,
         timeout=40,
         check=False,
     )
-    assert done.returncode == 0, f"status {done.returncode}: {done.stderr[-1500:]}"
+    assert done.returncode == 0, f"status {done.returncode}: {(done.stderr or '')[-1500:]}"
     return done.stdout

@@ -16,16 +16,17 @@ from celery_actors.client.outbox import PendingCall
 from celery_actors.control import (
     ActorSpec,
     GroupRemoved,
-    InsufficientResources,
     Killed,
     Placement,
 )
+from celery_actors.control import InsufficientResources as Shortage
 from celery_actors.exceptions import (
     ActorDiedError,
     ActorPlacementGroupRemoved,
     ActorsError,
     ActorUnschedulableError,
     ConnectionFailed,
+    InsufficientResources,
     TaskPlacementGroupRemoved,
     TaskUnschedulableError,
 )
@@ -71,9 +72,9 @@ def create_actor(process: Process, spec: ActorSpec) -> str | None:
     except GroupRemoved as error:
         gone = TaskPlacementGroupRemoved if is_task else ActorPlacementGroupRemoved
         raise gone(str(error)) from error
-    except InsufficientResources as error:
+    except Shortage as error:
         if not spec.target.pinned:
-            raise
+            raise InsufficientResources(str(error), error.asked, error.best) from error
         kind = TaskUnschedulableError if is_task else ActorUnschedulableError
         raise kind(str(error)) from error
     if creation.existing is not None:
@@ -212,7 +213,7 @@ def end_job(process: Process, patience: float = 15.0) -> None:
         # Every node learns from the records, with its next renewal, whom to kill.
         logger.debug("the job's end was not announced: %s", error)
     deadline = monotonic() + patience
-    while process.control.job_actors(process.job_id):
+    while _unreaped(process):
         if monotonic() > deadline:
             logger.warning(
                 "processes of job %s were not reaped within %g s (is their node worker alive?)",
@@ -229,6 +230,13 @@ def end_job(process: Process, patience: float = 15.0) -> None:
     records = process.control.actors(process.job_id)
     process.results.delete_cursors([bytes.fromhex(r.actor_id) for r in records if not r.detached])
     process.control.forget_job(process.job_id)
+
+
+def _unreaped(process: Process) -> list[str]:
+    """Return the actors of this job that are to end with it and have not yet."""
+    actors = process.control.job_actors(process.job_id)
+    records = [process.control.actor(actor) for actor in actors]
+    return [record.actor_id for record in records if record is not None and not record.detached]
 
 
 def remove_lost_node(process: Process, node_id: str) -> None:

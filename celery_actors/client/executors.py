@@ -59,6 +59,8 @@ class Shape:
     :ivar resources: ``(name, units of 1/10000)`` pairs, sorted.
     :ivar sys_path: where the caller finds its own modules.
     :ivar target: where it may be placed.
+    :ivar max_calls: after so many tasks an executor ends; 0: none does.
+    :ivar function: whose tasks these are, where there are most calls of one.
     :ivar captures: what its tasks create runs in their placement group as well.
     :ivar environment: the tasks' ``runtime_env``, together with what they inherit.
     """
@@ -68,6 +70,8 @@ class Shape:
     environment: Environment = NO_ENVIRONMENT
     target: Target = ANYWHERE
     captures: bool = False
+    max_calls: int = 0
+    function: str = ""
 
 
 @dataclass(slots=True, eq=False)
@@ -77,6 +81,7 @@ class _Lease:
     actor: bytes
     task: PendingCall | None = None
     idle_since: float = 0.0
+    calls: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -214,6 +219,9 @@ class Executors:
             if lease.task is call:
                 lease.task = None
                 lease.idle_since = monotonic()
+                lease.calls += 1
+                if lease.calls == pool.shape.max_calls:
+                    self._return(lease, pool)
                 break
         self._dispatch(pool)
 
@@ -366,10 +374,14 @@ class Executors:
         with process.lock:
             for lease in list(pool.leases.values()):
                 if lease.task is None and not pool.ready and now - lease.idle_since >= linger:
-                    del pool.leases[lease.actor]
-                    self._by_executor.pop(lease.actor, None)
-                    process.outbox(lease.actor).kept = None  # its hold goes behind the tasks
+                    self._return(lease, pool)
         process.flush()
+
+    def _return(self, lease: _Lease, pool: _Pool) -> None:
+        """Let an executor end.  Under the lock."""
+        del pool.leases[lease.actor]
+        self._by_executor.pop(lease.actor, None)
+        self._process.outbox(lease.actor).kept = None  # its hold goes behind the tasks
 
     def _cancel_unwanted(self, pool: _Pool, now: float) -> None:
         """Withdraw requests that no task waits for any more."""

@@ -158,7 +158,9 @@ class Housekeeping:
         kept = self._process.control.lent([oid.hex() for oid in lent])
         free: dict[bytes, bytes | None] = {}
         for (oid, blob), elsewhere in zip(lent.items(), kept, strict=True):
-            (self._lent if elsewhere else free)[oid] = blob
+            # A ref that came back here brought no value with it: what is inside is still known.
+            known = self._lent.pop(oid, None)
+            (self._lent if elsewhere else free)[oid] = known if blob is None else blob
         return free
 
     def returned(self, oid: bytes) -> None:

@@ -83,6 +83,8 @@ class PendingCall:
         if not self.sent and self.entries and self._unwanted():
             flags |= CallFlag.STORE_NOTHING
             self.flags = flags
+        if self.sent:
+            flags |= CallFlag.RESENT
         payload = self.payload
         if self.arguments:
             payload = encode_arguments([(e.oid, e.blob) for e in self.arguments]) + payload

@@ -26,6 +26,7 @@ from celery_actors.exceptions import (
     ActorsError,
     OwnerDiedError,
     RuntimeEnvSetupError,
+    TaskError,
 )
 from celery_actors.ids import CALLER_BYTES, object_id
 
@@ -61,6 +62,9 @@ def death_of(process: Process, actor: bytes, record: ActorRecord | None) -> Acto
             who = "" if record.kind == "executor" else f"actor {record.class_name}: "
             return RuntimeEnvSetupError(f"{who}{cause}")
         except Exception as cause:  # noqa: BLE001 - the user's own exception becomes the cause
+            if isinstance(cause, TaskError):
+                told = f"{error.args[0]}\n{cause.remote_traceback.rstrip()}"
+                error = ActorDiedError(told, actor.hex())
             error.__cause__ = cause
     return error
 

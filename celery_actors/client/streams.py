@@ -200,6 +200,11 @@ class Stream:
             self._process.results.give_credit(self._process.caller, self._task)
         return entry
 
+    def awaited(self) -> list[Entry]:
+        """Return what has to be waited for until :meth:`is_ready` may be true; empty: it is."""
+        entry = self._look()
+        return [] if entry is None or not entry.pending else [entry, self.end]
+
     def is_ready(self) -> bool:
         """Whether the next value is there (or the stream over), without waiting."""
         self._process.flush()

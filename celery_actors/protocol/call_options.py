@@ -55,7 +55,7 @@ def encode_options(options: CallOptions) -> bytes:
     """
     if options == DEFAULT_OPTIONS:
         return b""
-    dumped = serialization.dumps(astuple(options), lambda: "the options of a call")
+    dumped = serialization.dumps(astuple(options), lambda: "the options of a call", in_band=True)
     pickled = bytes(dumped.frames[0])
     return _LENGTH.pack(len(pickled)) + pickled
 

@@ -66,6 +66,7 @@ class CallFlag:
     HANDLES: Final = 8  # the payload carries handles, whose holds move to the receiver
     OPTIONS: Final = 16  # the payload starts with options (protocol.call_options)
     CANCELLED: Final = 32  # it was cancelled before it was sent: only its place is taken
+    RESENT: Final = 64  # it was sent before: an earlier incarnation may have begun it
 
 
 class Call(NamedTuple):

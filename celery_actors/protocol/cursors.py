@@ -23,6 +23,10 @@ class Cursor(NamedTuple):
         """Whether the call with that sequence is finished."""
         return sequence <= self.high and sequence not in self.unfinished
 
+    def covers_from(self, start: int, end: int) -> bool:
+        """Whether all calls past ``start`` up to ``end`` are finished."""
+        return end <= self.high and not any(start < n <= end for n in self.unfinished)
+
     def text(self) -> str:
         """Return its stored form."""
         return ";".join(map(str, (self.high, *self.unfinished)))

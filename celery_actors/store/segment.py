@@ -160,15 +160,18 @@ def open_segment(path: Path, lengths: Sequence[int], flags: int = os.O_RDONLY) -
     return fd
 
 
-def map_frames(fd: int, lengths: Sequence[int]) -> tuple[mmap.mmap, list[memoryview]]:
-    """Map an opened segment read-only: the mapping and one view a frame.
+def map_segment(fd: int, lengths: Sequence[int]) -> mmap.mmap:
+    """Map an opened segment read-only.
 
     The mapping holds a duplicate of `fd`, and so its lock, until the last view is gone.
     """
-    offsets, end = layout(lengths)
-    mapping = mmap.mmap(fd, end, access=mmap.ACCESS_READ)
+    return mmap.mmap(fd, layout(lengths)[1], access=mmap.ACCESS_READ)
+
+
+def frames_of(mapping: mmap.mmap, lengths: Sequence[int]) -> list[memoryview]:
+    """Return one view a frame of a mapped segment."""
     whole = memoryview(mapping)
-    return mapping, [whole[at : at + n] for at, n in zip(offsets, lengths, strict=True)]
+    return [whole[at : at + n] for at, n in zip(layout(lengths)[0], lengths, strict=True)]
 
 
 def copy_frames(fd: int, lengths: Sequence[int]) -> list[memoryview]:

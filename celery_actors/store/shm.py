@@ -45,8 +45,9 @@ from celery_actors.store.segment import (
     SegmentLost,
     StoreFull,
     copy_frames,
+    frames_of,
     layout,
-    map_frames,
+    map_segment,
     open_segment,
     place,
 )
@@ -105,7 +106,8 @@ class SharedMemoryStore:
         # A random start: were an owner's id ever used again, its old segments would still be lost
         # rather than taken for new ones.
         self._serials = itertools.count(int.from_bytes(os.urandom(6), "big"))
-        self._mapped: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()
+        # By name: a segment that is mapped already is not mapped twice.
+        self._mapped: weakref.WeakValueDictionary[str, mmap.mmap] = weakref.WeakValueDictionary()
         self._begin()
         _stores.add(self)
 
@@ -247,15 +249,16 @@ class SharedMemoryStore:
             SegmentLost: it was released or swept, or is another machine's.
             PermissionError: another user's file.
         """
-        fd = open_segment(self._path(segment), segment.lengths)
-        try:
-            if len(self._mapped) >= _MAX_MAPPED:
-                return copy_frames(fd, segment.lengths)
-            mapping, frames = map_frames(fd, segment.lengths)
-        finally:
-            os.close(fd)
-        self._mapped.add(mapping)
-        return frames
+        mapping = self._mapped.get(segment.name)
+        if mapping is None:
+            fd = open_segment(self._path(segment), segment.lengths)
+            try:
+                if len(self._mapped) >= _MAX_MAPPED:
+                    return copy_frames(fd, segment.lengths)
+                mapping = self._mapped[segment.name] = map_segment(fd, segment.lengths)
+            finally:
+                os.close(fd)
+        return frames_of(mapping, segment.lengths)
 
     def chunks(self, segment: Segment, size: int = MIB) -> Iterator[bytes]:
         """The bytes of all frames one after the other, at most `size` at a time, for sending.

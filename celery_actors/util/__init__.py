@@ -17,15 +17,18 @@ from celery_actors.util.placement_group import (
 _PLACES = {
     "ActorPool": "celery_actors.util.actor_pool",
     "as_completed": "celery_actors.util.completion",
+    "deregister_serializer": "celery_actors.serialization",
     "get_node_ip_address": "celery_actors.util.addresses",
     "inspect_serializability": "celery_actors.util.check_serialize",
     "list_named_actors": "celery_actors.util.named_actors",
     "map_unordered": "celery_actors.util.completion",
+    "register_serializer": "celery_actors.serialization",
 }
 
 __all__ = [
     "ActorPool",
     "as_completed",
+    "deregister_serializer",
     "get_current_placement_group",
     "get_node_ip_address",
     "get_placement_group",
@@ -34,6 +37,7 @@ __all__ = [
     "map_unordered",
     "placement_group",
     "placement_group_table",
+    "register_serializer",
     "remove_placement_group",
 ]
 

@@ -79,13 +79,17 @@ class BufferedConnection(pyamqp.Connection):  # type: ignore[misc]
         return _BufferedTransport(host, connect_timeout, *more, **options)
 
     def drain_events(self, timeout: float | None = None) -> None:
-        """Take in a message, and all others that are whole in memory.
+        """Take in a message; where the loop asks (with a timeout), all that are whole in memory.
 
         The loop polls the socket before it runs what was asked of it meanwhile, and the socket
         says nothing of what was read already: a message left in memory would wait for the next
-        one, or for a heartbeat.
+        one, or for a heartbeat.  Who waits for the answer to a method (without a timeout) may not
+        be given more than that: what follows ``basic.consume-ok`` is for a consumer that is not
+        there yet.
         """
         super().drain_events(timeout)
+        if timeout is None:
+            return
         transport = self.transport
         while isinstance(transport, _BufferedTransport) and transport.has_frame():
             self.on_inbound_frame(transport.read_frame())

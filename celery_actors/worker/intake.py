@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from celery_actors.exceptions import TamperedError
 from celery_actors.ids import mailbox_name
-from celery_actors.protocol.calls import CONTENT_TYPE, Call, decode_calls
+from celery_actors.protocol.calls import CONTENT_TYPE, Call, CallFlag, decode_calls
 from celery_actors.protocol.cursors import Cursor
 from celery_actors.protocol.orders import OrderKind, decode_order, is_order
 from celery_actors.protocol.signing import Signer
@@ -85,7 +85,9 @@ class Intake:
         self.accepted: dict[bytes, int] = {}
         self.attempts: dict[tuple[bytes, int], int] = {}
         self._before: dict[bytes, Cursor] = {}
-        self._suspects = 0
+        self._most_suspects = 0
+        self._suspects = 0  # how many that come again are still to be suspected
+        self._resent: dict[bytes, int] = {}  # the same of what a caller sends again
         self._asked: dict[bytes, float] = {}
         self._local_sequence = 0
         self._sweep_at = _SWEEP_FIRST
@@ -133,7 +135,13 @@ class Intake:
                 self.repeats += 1
                 taken.append(call.sequence)
                 continue
-            if call.previous > accepted and call.previous >= floor and self._is_gap(caller):
+            if (
+                call.previous > accepted
+                and call.previous >= floor
+                # Those between may be finished and acknowledged: they don't come again.
+                and not (before is not None and before.covers_from(accepted, call.previous))
+                and self._is_gap(caller)
+            ):
                 # Nothing is held back: the caller sends again, in order, from the gap.
                 self.gaps += 1
                 self._ask(caller, accepted)
@@ -144,8 +152,8 @@ class Intake:
                 self.repeats += 1
             else:
                 fresh.append(call)
-        if fresh and redelivered and self._suspects > 0:
-            self._suspect(fresh)
+        if fresh and self._most_suspects:
+            self._suspect(fresh, redelivered)
         # Before the inbox: the executor may finish the calls at once.
         self._acks.add(tag, caller, taken, [call.sequence for call in fresh])
         if caller not in self.accepted:
@@ -161,18 +169,35 @@ class Intake:
             0 where that incarnation was lost with the record of what it had begun.
         """
         self._before = dict(cursors)
-        self._suspects = suspects
+        self._most_suspects = self._suspects = suspects
         for caller, cursor in cursors.items():
             # What ran when it ended comes again, and is the first that does.
             self.accepted[caller] = min((cursor.high + 1, *cursor.unfinished)) - 1
         # What comes again and is finished may be acknowledged at once.
         self._acks.committed((caller, cursor.high) for caller, cursor in cursors.items())
 
-    def _suspect(self, calls: Iterable[Call]) -> None:
+    def _suspect(self, calls: Iterable[Call], redelivered: bool) -> None:
+        """Count calls as begun that the lost incarnation may have had.
+
+        The broker redelivers those in the order of the mailbox.  It may still hold them back,
+        for a connection that it does not know to be lost; their callers then send them again,
+        each on its own.
+        """
         for call in calls:
-            if self._suspects > 0:
+            if redelivered:
+                if self._suspects <= 0:
+                    return
                 self._suspects -= 1
-                self.attempts.setdefault((call.caller, call.sequence), 1)
+            elif call.flags & CallFlag.RESENT:
+                left = self._resent.get(call.caller, self._most_suspects)
+                if left <= 0:
+                    return
+                self._resent[call.caller] = left - 1
+            else:  # never sent before, nor is what its caller sends behind it
+                self._resent[call.caller] = 0
+                continue
+            begun = call.caller, call.sequence
+            self.attempts[begun] = self.attempts.get(begun, 0) + 1
 
     def _forget_dead_callers(self) -> None:
         """Drop what is kept of callers that are gone, when many have come.
@@ -188,6 +213,7 @@ class Intake:
                 del self.accepted[caller]
                 self._before.pop(caller, None)
                 self._asked.pop(caller, None)
+                self._resent.pop(caller, None)
                 self._forget_caller(caller)
         self._sweep_at = max(_SWEEP_FIRST, 2 * len(self.accepted))
 

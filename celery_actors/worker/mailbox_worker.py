@@ -190,6 +190,21 @@ class _MailboxConsumer(Consumer):  # type: ignore[misc]
         """Called on every (re)connection."""
         self.strategies = _EveryName(self.controller.intake)
 
+    def on_ready(self) -> None:
+        """The loop begins, after every (re)connection.
+
+        Messages may have come together with the answer to ``basic.consume``: the socket, which
+        the loop polls, knows nothing of them.
+        """
+        super().on_ready()
+        self.hub.call_soon(self._take_in)
+
+    def _take_in(self) -> None:
+        try:
+            self.connection.connection.drain_events(timeout=0)
+        except (TimeoutError, BlockingIOError):
+            return  # there was nothing
+
     def on_close(self) -> None:
         """The connection is lost or closed: its delivery tags are void."""
         self.controller.acks.reset()

@@ -7,6 +7,7 @@ have gathered in the inbox run.  A constructor that raises ends the actor with t
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import sys
@@ -58,6 +59,7 @@ logger = logging.getLogger(__name__)
 _EXIT_CONSTRUCTOR = 3
 _UNCOMMITTED = 64  # calls that may run past the last commit (PROTOCOL, Flight recorder)
 _MOST_PREFETCH = 65_000
+_ALL = sys.maxsize
 
 
 def run(launch: Launch, paths: tuple[str, ...] | None = None) -> int:
@@ -178,6 +180,7 @@ class ActorProcess:
                 self._process.redis.connection_pool.disconnect()
                 why = executor.run()
                 self._shut_down_instance()
+                _run_exit_handlers()
                 if self._process.started:
                     drain(self._process, self._give_cpu_back)
                 self._history.leave()
@@ -294,12 +297,19 @@ class ActorProcess:
         cursors = self._commits.open()
         self._creates_first = creator not in cursors
         self._progress.resume(cursors)
-        self._intake.resume(cursors, self._most_begun if launch.interrupted_unknown else 0)
+        self._intake.resume(cursors, self._suspects() if launch.interrupted_unknown else 0)
         if self._creates_first:
             self._intake.accepted[creator] = sequence
         for call_id, attempts in launch.attempts.items():
             raw = bytes.fromhex(call_id)
             self._intake.attempts[raw[:8], int.from_bytes(raw[8:], "big")] = attempts
+
+    def _suspects(self) -> int:
+        """How many of the calls that come again a lost incarnation may have begun.
+
+        Calls begin in the order in which they come, but each concurrency group's on their own.
+        """
+        return self._most_begun if len(self._creation.concurrency.groups) == 1 else _ALL
 
     def _committed(self, calls: list[tuple[bytes, int]]) -> None:
         self._acks.committed(calls)
@@ -405,3 +415,11 @@ def _task_that_runs() -> bytes | None:
     """Return the task id of the call that this thread (or asyncio task) runs."""
     run = current_run.get()
     return None if run is None else run.call.caller + run.call.task.to_bytes(8, "big")
+
+
+def _run_exit_handlers() -> None:
+    """Run what user code registered with :mod:`atexit`: a fork ends without (as Ray's don't)."""
+    try:
+        atexit._run_exitfuncs()
+    except Exception:  # a handler may raise anything; the process ends all the same
+        logger.exception("a handler registered with atexit raised")

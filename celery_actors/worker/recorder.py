@@ -52,16 +52,14 @@ class Recorder:
         self._free = list(range(0, size, _ID_BYTES))
         self._taken: dict[tuple[bytes, int], int] = {}
 
-    @property
-    def full(self) -> bool:
-        """Whether a commit must come before the next call may start."""
-        return not self._free
-
-    def started(self, caller: bytes, sequence: int) -> None:
-        """A call is about to start.  There is a free slot (see :attr:`full`)."""
+    def started(self, caller: bytes, sequence: int) -> bool:
+        """A call is about to start; False: a commit must come before, no slot is free."""
         with self._lock:
+            if not self._free:
+                return False
             at = self._taken[caller, sequence] = self._free.pop()
         self._page[at : at + _ID_BYTES] = caller + sequence.to_bytes(8, "big")
+        return True
 
     def committed(self, calls: list[tuple[bytes, int]]) -> None:
         """Calls are committed; those that never started are not here."""

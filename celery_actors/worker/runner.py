@@ -29,6 +29,7 @@ from celery_actors.protocol.call_options import (
 )
 from celery_actors.protocol.calls import Call, CallFlag
 from celery_actors.protocol.concurrency import DEFAULT_GROUP
+from celery_actors.serialization import Dumped
 from celery_actors.worker.activity import Activity
 from celery_actors.worker.cancellation import Cancellations, RunningCall
 from celery_actors.worker.commits import Commits, Result
@@ -176,9 +177,8 @@ class Runner:
                 return None
         recorder = self._recorder
         if recorder is not None:
-            if recorder.full:
+            while not recorder.started(call.caller, call.sequence):
                 self._commits.settle()
-            recorder.started(call.caller, call.sequence)
         run.observed = self._activity.begin(call)
         if run.observed:
             run.since = time.monotonic()
@@ -292,29 +292,37 @@ class Runner:
         return values
 
     def _results(self, run: Run, value: Any) -> tuple[Sequence[Result], BaseException | None]:
-        results: list[Result] = []
         call = run.call
         try:
-            for index, part in enumerate(self._values(run, value)):
-                oid = object_id(call.caller, call.task, index)
-                results.append(self.stored(call, part, oid, call.task, index))
+            # All of them before any is stored: stored values keep what is inside them, and
+            # when one can't be pickled nobody will ever release the others.
+            dumped = [self._dump(call, part) for part in self._values(run, value)]
+            results = [
+                self._store(call, part, object_id(call.caller, call.task, index), call.task, index)
+                for index, part in enumerate(dumped)
+            ]
         except Exception as error:  # noqa: BLE001 - a generator of user code may raise anything
             return self._errors(call, error), error
         return results, None
+
+    def _dump(self, call: Call, value: Any) -> Dumped:
+        return serialization.dumps(
+            value, lambda: f"the result of {self._instance.describe(call.method)}"
+        )
+
+    def _store(self, call: Call, dumped: Dumped, oid: bytes, sequence: int, place: int) -> Result:
+        if dumped.actors or dumped.objects:
+            # The stored value keeps them before this process may let them go.
+            self._process.hold_contents(dumped, f"{call.caller.hex()}/o{sequence}.{place}")
+        blob = self._process.codec.encode(oid, dumped)
+        return oid, sequence, place, blob, bool(dumped.actors or dumped.objects)
 
     def stored(self, call: Call, value: Any, oid: bytes, sequence: int, place: int) -> Result:
         """Return a value of a call in its stored form, under the id that has these parts.
 
         :raises SerializationError: it can't be pickled.
         """
-        dumped = serialization.dumps(
-            value, lambda: f"the result of {self._instance.describe(call.method)}"
-        )
-        if dumped.actors or dumped.objects:
-            # The stored value keeps them before this process may let them go.
-            self._process.hold_contents(dumped, f"{call.caller.hex()}/o{sequence}.{place}")
-        blob = self._process.codec.encode(oid, dumped)
-        return oid, sequence, place, blob, bool(dumped.actors or dumped.objects)
+        return self._store(call, self._dump(call, value), oid, sequence, place)
 
     def stored_error(
         self, call: Call, error: BaseException, oid: bytes, sequence: int, place: int

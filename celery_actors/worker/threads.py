@@ -34,6 +34,10 @@ class ThreadedExecutor(Executor):
         self._queues: dict[str, SimpleQueue[Call | PlainCall | None]] = {}
         self._threads: list[threading.Thread] = []
         self._leaving = False
+        self._draining = False
+        # Guards _busy: the number of calls that wait in the queues or run.  Held for a moment.
+        self._busy_lock = threading.Lock()
+        self._busy = 0
 
     def run(self) -> str:
         """Run until the actor is over and its threads are at rest; returns why."""
@@ -52,23 +56,41 @@ class ThreadedExecutor(Executor):
         return self._inbox.get()
 
     def _take(self, item: Any) -> None:
+        self._dispatch(item)
+        if self._runner.stop is not None:
+            self._wait_for_threads()
+
+    def _dispatch(self, item: Any) -> None:
         if isinstance(item, PlainCall):
             self._progress.begin(PLAIN_CALLER, item.sequence)
-            self._queues[self._plain.group(item, self._queues)].put(item)
+            self._enqueue(self._plain.group(item, self._queues), item)
         elif isinstance(item, list):
             for call in item:
                 self._progress.begin(call.caller, call.sequence)
                 if self._runner.is_special(call):
                     self._runner.do_special(call)
                 else:
-                    self._queues[self._runner.group(call, self._queues)].put(call)
-        else:
+                    self._enqueue(self._runner.group(call, self._queues), call)
+        elif item is not None:  # None: a call is over, see _work
             super()._take(item)
-        if self._runner.stop is not None:
-            self._wait_for_threads()
+
+    def _enqueue(self, group: str, call: Call | PlainCall) -> None:
+        with self._busy_lock:
+            self._busy += 1
+        self._queues[group].put(call)
+
+    def _is_busy(self) -> bool:
+        with self._busy_lock:
+            return self._busy > 0
 
     def _wait_for_threads(self) -> None:
-        """What runs ends first; if the actor did not end itself, also what was submitted."""
+        """What runs ends first; if the actor did not end itself, also what was submitted.
+
+        What still runs may have called this very actor, and wait for that: such calls run too.
+        """
+        self._draining = True
+        while not self._runner.ended_itself and self._is_busy():
+            self._dispatch(self._inbox.get())
         self._leaving = self._runner.ended_itself
         for group, limit in self._concurrency.groups.items():
             for _ in range(limit):
@@ -87,3 +109,7 @@ class ThreadedExecutor(Executor):
                 if self._runner.ended_itself:
                     self._leaving = True
                     self._inbox.put(self._runner.stop)
+            with self._busy_lock:
+                self._busy -= 1
+            if self._draining:
+                self._inbox.put(None)

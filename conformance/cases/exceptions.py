@@ -401,7 +401,6 @@ _CLASSES = {
     "ObjectStoreFullError": "RayError",
     "OutOfDiskError": "RayError",
     "AsyncioActorExit": "RayError",
-    "CrossLanguageError": "RayError",
 }
 
 

@@ -220,21 +220,27 @@ def missing_working_dir(ray):
         ray.get(work.options(runtime_env={"working_dir": "/no-such-directory"}).remote())
 
 
-@case("A runtime environment that can't be set up makes a task raise RuntimeEnvSetupError")
+@case(
+    "A runtime environment that can't be set up makes a task raise RuntimeEnvSetupError",
+    better="What is seen to be wrong with it at once raises ValueError at .remote() or before.",
+)
 def setup_error(ray):
+    with raises(ray.exceptions.RuntimeEnvSetupError):
+        ray.get(_in_no_archive(ray).remote(), timeout=12)
+
+
+@setup_error.ours
+def setup_error_at_once(ray):
+    with raises(ValueError, match="no-such-archive"):
+        _in_no_archive(ray).remote()
+
+
+def _in_no_archive(ray):
     @ray.remote(runtime_env={"working_dir": "file:///no-such-archive.zip"})
     def work():
         pass
 
-    with raises(ray.exceptions.RuntimeEnvSetupError):
-        ray.get(work.remote(), timeout=12)
-
-
-@case("An actor whose runtime environment can't be set up: its calls raise that error")
-def setup_error_of_an_actor(ray):
-    Reader = _reader(ray).options(runtime_env={"working_dir": "file:///no-such-archive.zip"})
-    with raises(ray.exceptions.RuntimeEnvSetupError, ray.exceptions.RayActorError):
-        ray.get(Reader.remote().read.remote("HOME"), timeout=12)
+    return work
 
 
 @case("ray.runtime_env.RuntimeEnv is a dictionary of the fields, accepted as the option")

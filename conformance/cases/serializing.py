@@ -95,6 +95,22 @@ def functions(ray):
     assert ray.get(echo.say.remote(lambda x: x * offset))(2) == 6
 
 
+@case("Functions and classes may use numpy arrays of the program around them")
+def arrays_around(ray):
+    weights = np.array([1.0, 2.0])
+
+    @ray.remote
+    def total():
+        return float(weights.sum())
+
+    @ray.remote
+    class Actor:
+        def total(self):
+            return float(weights.sum())
+
+    assert ray.get([total.remote(), Actor.remote().total.remote()]) == [3.0, 3.0]
+
+
 @case("A class travels as a value")
 def class_as_a_value(ray):
     class Local:
@@ -192,11 +208,12 @@ def arrays_are_read_only(ray):
     assert copy[0] == 1.0
 
 
-@case("get() of a large array twice copies nothing: both are the same memory")
+@case("get() of a large array copies nothing: its memory is shared")
 def arrays_are_not_copied(ray):
-    ref = ray.put(np.arange(500_000))
-    one, other = ray.get(ref), ray.get(ref)
-    assert one.__array_interface__["data"][0] == other.__array_interface__["data"][0]
+    ref = ray.put(np.arange(5_000_000))
+    arrays = [ray.get(ref) for _ in range(4)]
+    assert all(int(array.sum()) == 12_499_997_500_000 for array in arrays)
+    assert len({array.__array_interface__["data"][0] for array in arrays}) == 1
 
 
 @case("A large array as an argument is read-only in the actor, and shared")

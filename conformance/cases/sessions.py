@@ -183,6 +183,7 @@ talker = Talker.remote()
 ray.get(talker.talk.remote())
 time.sleep(2)
 """,
+        with_errors=True,
     )
     assert "said by the actor" in said
 

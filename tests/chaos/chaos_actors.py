@@ -51,6 +51,11 @@ class PlainLog:
         with Path(path).open("a") as file:
             file.write(f"{line}\n")
 
+    def append_and_hold(self, path: str, line: Any, gate: str) -> None:
+        """Note in a file, then wait for the gate."""
+        self.append(path, line)
+        wait_for_file(gate)
+
     def keep(self, value: Any) -> None:
         """Keep what came, e.g. a handle."""
         self.kept = value

@@ -15,6 +15,7 @@ from faults import DETECTION, LEASE, wait_gone
 from waiting import record_of, wait_until
 
 import celery_actors as ray
+from celery_actors.client.current import require_process
 from celery_actors.exceptions import ActorUnavailableError
 from celery_actors.session import SessionInfo
 
@@ -31,6 +32,18 @@ def two_nodes(start_node: StartNode, *names: str) -> dict[str, subprocess.Popen[
     nodes = {name: start_node(name, num_cpus=2, resources={names[0]: 2}) for name in names}
     wait_until(lambda: set(names) <= {n["NodeName"] for n in ray.nodes()}, "both nodes")
     return nodes
+
+
+def outcomes_of(refs: list[Any]) -> list[bool]:
+    """Which calls ran; the others are said to have been interrupted."""
+    outcomes = []
+    for ref in refs:
+        try:
+            ray.get(ref, timeout=20)
+            outcomes.append(True)
+        except ActorUnavailableError:
+            outcomes.append(False)
+    return outcomes
 
 
 def test_begun_again_on_another_node(
@@ -63,14 +76,7 @@ def test_begun_again_on_another_node(
     assert ray.get(again, timeout=LEASE + 2 * DETECTION) == str(gate)
     # With the node the record of what it had begun is lost: of the calls behind, the first may
     # count as begun too. The others run, once and in order.
-    outcomes = []
-    for ref in behind:
-        try:
-            ray.get(ref, timeout=20)
-            outcomes.append(True)
-        except ActorUnavailableError:
-            outcomes.append(False)
-    ran = [n for n, outcome in enumerate(outcomes) if outcome]
+    ran = [n for n, outcome in enumerate(outcomes_of(behind)) if outcome]
     assert ran == list(range(ran[0], 200))
     assert ran[0] < 64
     assert [int(line) for line in log.read_text().split()] == ran
@@ -100,3 +106,63 @@ def test_a_stopped_incarnation_changes_nothing(driver: SessionInfo, start_node: 
     wait_gone([old], 20, "the old incarnation")
     # What it took and could not commit left no trace in the new one.
     assert ray.get(actor.all.remote(), timeout=20) == [("me", n) for n in range(1, 101)]
+
+
+def test_what_a_stopped_incarnation_had_begun_is_not_run_again(
+    driver: SessionInfo, start_node: StartNode, tmp_path: Path
+) -> None:
+    nodes = two_nodes(start_node, "c1", "c2")
+    log, gate = tmp_path / "log", tmp_path / "gate"
+    actor = Log.options(resources={"c1": 1}, max_restarts=1).remote()
+    old = ray.get(actor.pid.remote())
+    was = node_of(actor)
+    begun = actor.append_and_hold.remote(str(log), "begun", str(gate))
+    behind = [actor.append.remote(str(log), n) for n in range(200)]
+    wait_until(log.exists, "the call to run")
+    # The broker keeps what the old incarnation has until it misses heartbeats.  With its lease
+    # over before, the caller sends the calls again, and nothing says that they are redelivered.
+    nodes[was].send_signal(signal.SIGSTOP)
+    os.kill(old, signal.SIGSTOP)
+    process = require_process()
+    node_id = record_of(actor).node_id
+    assert node_id is not None
+    process.redis.zadd(f"{process.settings.prefix}nodes", {node_id: 1})
+    try:
+        with pytest.raises(ActorUnavailableError, match="was interrupted by the death"):
+            ray.get(begun, timeout=LEASE + 4 * DETECTION)
+        ran = [n for n, outcome in enumerate(outcomes_of(behind)) if outcome]
+        assert ran == list(range(ran[0], 200))
+        assert ran[0] < 64
+        assert log.read_text().split() == ["begun", *map(str, ran)]
+        new = actor.append.remote(str(log), "new")
+        assert ray.get(new, timeout=20) is None, "what was never sent before is under no suspicion"
+    finally:
+        os.kill(old, signal.SIGKILL)
+        nodes[was].send_signal(signal.SIGCONT)
+
+
+def test_with_groups_whatever_was_delivered_may_have_begun(
+    driver: SessionInfo, start_node: StartNode, tmp_path: Path
+) -> None:
+    nodes = two_nodes(start_node, "d1", "d2")
+    log, gate = tmp_path / "log", tmp_path / "gate"
+    actor = Log.options(
+        resources={"d1": 1}, max_restarts=1, concurrency_groups={"quick": 1}
+    ).remote()
+    pid = ray.get(actor.pid.remote())
+    first = actor.hold.remote(str(tmp_path / "started"), str(gate))
+    behind = [actor.add.remote("me", n) for n in range(150)]
+    # It overtakes those behind the first, so that it is not among the first that come again.
+    call = actor.append_and_hold.options(concurrency_group="quick")
+    overtaking = call.remote(str(log), "begun", str(gate))
+    wait_until(log.exists, "the overtaking call to run")
+    was = node_of(actor)
+    os.kill(nodes[was].pid, signal.SIGKILL)
+    nodes[was].wait()
+    wait_gone([pid], 5, "the process of a killed node worker")
+    gate.touch()
+    for ref in (first, overtaking):
+        with pytest.raises(ActorUnavailableError, match="was interrupted by the death"):
+            ray.get(ref, timeout=LEASE + 2 * DETECTION)
+    outcomes_of(behind)
+    assert log.read_text().split() == ["begun"]

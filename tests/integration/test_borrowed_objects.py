@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import threading
 from typing import Any
 
 import numpy as np
@@ -144,6 +145,39 @@ def test_a_handle_inside_goes_with_its_object() -> None:
     settled()
     assert ray.get(weak.touch.remote()) == 1
     ray.get(keeper.drop.remote())
+    wait_for_state(weak, "DEAD")
+
+
+def test_what_is_inside_goes_though_the_ref_had_come_back_to_its_maker() -> None:
+    keeper = Keeper.remote()
+    target = Target.remote()
+    ref = ray.put([target])
+    ray.get(keeper.keep.remote([ref]))
+    weak = ray.ActorHandle(target._actor, target._description, None)
+    del target, ref
+    settled()
+    back = ray.get(keeper.give.remote())  # nobody reads it
+    del back
+    settled()
+    assert ray.get(weak.touch.remote()) == 1
+    ray.get(keeper.drop.remote())
+    wait_for_state(weak, "DEAD")
+
+
+def test_values_beside_one_that_cannot_be_pickled_keep_nothing() -> None:
+    @ray.remote
+    class Maker:
+        @ray.method(num_returns=2)
+        def make(self, target: list[Any]) -> tuple[Any, Any]:
+            return target[0], threading.Lock()
+
+    maker = Maker.remote()
+    target = Target.remote()
+    weak = ray.ActorHandle(target._actor, target._description, None)
+    for ref in maker.make.remote([target]):
+        with pytest.raises(ray.exceptions.SerializationError, match="can't be pickled"):
+            ray.get(ref, timeout=30)
+    del target
     wait_for_state(weak, "DEAD")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import time
@@ -281,3 +282,29 @@ def test_many_callers_keep_their_order_across_restarts(tmp_path: Path) -> None:
         # What had run and was not committed at a death runs again, from its first call on.
         assert list(dict.fromkeys(seen)) == list(range(150))
         assert sum(later < earlier for earlier, later in pairwise(seen)) <= 3
+
+
+def test_what_goes_on_for_ever_holds_up_no_call_behind_it() -> None:
+    @ray.remote(max_restarts=1, max_task_retries=-1)
+    class Server:
+        def __init__(self) -> None:
+            self.value = 0
+
+        async def serve(self) -> None:
+            while True:
+                await asyncio.sleep(0.05)
+
+        async def increment(self) -> int:
+            self.value += 1
+            return self.value
+
+        async def pid(self) -> int:
+            return os.getpid()
+
+    actor = Server.remote()
+    serving = actor.serve.remote()
+    # Finished and acknowledged, behind a call that is neither: only that one comes again.
+    assert ray.get([actor.increment.remote() for _ in range(3)], timeout=30) == [1, 2, 3]
+    os.kill(ray.get(actor.pid.remote()), signal.SIGKILL)
+    assert ray.get([actor.increment.remote() for _ in range(3)], timeout=30) == [1, 2, 3]
+    assert ray.wait([serving], timeout=0) == ([], [serving])

@@ -138,6 +138,7 @@ EXPORTED = {
     "celery_actors.util": {
         "ActorPool",
         "as_completed",
+        "deregister_serializer",
         "get_current_placement_group",
         "get_node_ip_address",
         "get_placement_group",
@@ -146,6 +147,7 @@ EXPORTED = {
         "map_unordered",
         "placement_group",
         "placement_group_table",
+        "register_serializer",
         "remove_placement_group",
     },
     "celery_actors.util.queue": {"Empty", "Full", "Queue"},
