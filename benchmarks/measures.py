@@ -27,14 +27,14 @@ class Amount:
     """How much of everything is measured; seconds are of each timed part."""
 
     next_actors: int = 10
-    many_actors: dict[str, int] = field(default_factory=lambda: {"ours": 300, "ray": 30})
+    many_actors: dict[str, int] = field(default_factory=lambda: {"ours": 300, "ray": 20})
     idle_actors: int = 10
-    seconds: float = 2.0
+    seconds: float = 1.2
     in_flight: int = 1000
     warm_up_seconds: float = 0.3
     warm_inits: int = 3
     objects: int = 5
-    windows: int = 3
+    windows: int = 1
 
 
 QUICK = Amount(
@@ -45,7 +45,7 @@ QUICK = Amount(
     warm_up_seconds=0.1,
     warm_inits=1,
     objects=3,
-    windows=2,
+    windows=1,
 )
 # Ray takes minutes for its 300.
 FULL = Amount(many_actors={"ours": 300, "ray": 300})

@@ -1,6 +1,6 @@
 """``make bench``: this package against Ray, xoscar, dask, stock Celery and the floor, in one run.
 
-    python benchmarks/run.py [--rounds 3] [--quick | --full] [--only sync,pipelined]
+    python benchmarks/run.py [--rounds 2] [--quick | --full] [--only sync,pipelined]
                              [--peers ours,ray]
 
 Each round runs every peer once, one after another, each in processes of its own; stock Celery
@@ -105,7 +105,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=2)
     extent = parser.add_mutually_exclusive_group()
     extent.add_argument(
         "--quick",
