@@ -433,6 +433,8 @@ class Process:
                 logger.warning("ignored a message on channel %r: %s", channel, error)
         if self.objects.after:
             self.run_after()
+        if self.dirty:  # an executor is free, and was given the next task
+            self.flush()
 
     def _on_push(self, data: bytes) -> None:
         push = decode_push(self.signer, self.caller, data)
