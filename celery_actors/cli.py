@@ -126,6 +126,7 @@ def _start_head(node: NodeOptions, *, with_node: bool) -> None:
     from rich.console import Console
 
     from celery_actors.local import persistent
+    from celery_actors.local.address import SESSION_DIR_VARIABLE
 
     console = Console(highlight=False)
     try:
@@ -137,6 +138,8 @@ def _start_head(node: NodeOptions, *, with_node: bool) -> None:
     _print_parts([part])
     console.print("Programs that are not yours or run elsewhere need:")
     for variable, value in part.address.environment().items():
+        if variable == SESSION_DIR_VARIABLE:
+            continue  # the cluster's end takes what bears it along: shells, `stop` itself
         # Not through rich, which would wrap what is to be copied.
         click.echo(f"  export {variable}={value}")
     console.print("End it with: celery-actors stop")

@@ -61,7 +61,10 @@ class ObjectRef(Generic[T_co]):
 
         :raises ValueError: the text is no object id.
         """
-        oid = bytes.fromhex(text)
+        try:
+            oid = bytes.fromhex(text)
+        except ValueError:
+            raise ValueError(f"{text!r} is no object id: 36 hex digits expected") from None
         split_object_id_checked(oid)
         ref = _ref_from_id(oid)
         require_process().keep_borrowed()

@@ -52,6 +52,8 @@ def test_a_head_stays_until_it_is_stopped(command: Command) -> None:
     assert rabbitmq_answers(address.broker_url)
     assert redis_answers(address.result_backend)
     assert address.session_dir is not None
+    # What bears that mark is killed with the cluster: no shell should.
+    assert "CELERY_ACTORS_SESSION_DIR" not in started.stdout
 
     shown = command("status")
     assert shown.returncode == 0
