@@ -6,7 +6,6 @@ import os
 import tempfile
 import time
 from contextlib import contextmanager
-from itertools import pairwise
 from pathlib import Path
 
 from conformance.case import case
@@ -200,11 +199,10 @@ def waiting_calls_keep_their_order(ray):
     for _ in range(3):
         with _folder() as folder:
             seen = _run_through_a_death(ray, folder)
-        # Calls that ran and were not yet committed run again, in their place as well.
-        assert list(dict.fromkeys(reversed(seen))) == list(reversed(range(20)))
-        again = next((i for i, (a, b) in enumerate(pairwise(seen), 1) if b <= a), 0)
-        assert seen[:again] == list(range(again))
-        assert seen[again:] == list(range(seen[again], 20))
+        # What ran and was not yet committed runs again, in its place as well.
+        assert seen[:5] == list(range(5))
+        assert seen[5] <= 5
+        assert seen[5:] == list(range(seen[5], 20))
 
 
 def _run_through_a_death(ray, folder):
@@ -507,12 +505,7 @@ def constructor_fails_on_restart(ray):
         wait_until(dead, "the constructor's error")
 
 
-@case(
-    "The caller of an interrupted call is told at once, not after the restart",
-    worse="Whether a call may run again travels with the call, in the mailbox: it is read when the "
-    "next process has taken it in, after its constructor. So the order of what is finished is "
-    "never in doubt; kill() ends the wait.",
-)
+@case("The caller of an interrupted call is told at once, not after the restart")
 def interrupted_call_does_not_wait(ray):
     with _folder() as folder:
         slow = _slow_to_restart(ray, folder).remote()
