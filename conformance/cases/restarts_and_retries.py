@@ -505,7 +505,12 @@ def constructor_fails_on_restart(ray):
         wait_until(dead, "the constructor's error")
 
 
-@case("The caller of an interrupted call is told at once, not after the restart")
+@case(
+    "The caller of an interrupted call is told at once, not after the restart",
+    worse="Whether a call may run again travels with the call, in the mailbox: it is read when the "
+    "next process has taken it in, after its constructor. So the order of what is finished is "
+    "never in doubt; kill() ends the wait.",
+)
 def interrupted_call_does_not_wait(ray):
     with _folder() as folder:
         slow = _slow_to_restart(ray, folder).remote()
