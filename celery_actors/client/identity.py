@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -33,7 +32,7 @@ def after_fork(process: Process) -> None:
     it takes holds of its own on the actors.
     """
     process.pid = os.getpid()
-    process.lock = threading.Lock()  # a thread of the parent may hold the inherited one
+    process.renew_locks()  # a thread of the parent may hold the inherited ones
     process.replies.abandon()
     process.mailbox.abandon()
     process.redis.connection_pool.reset()

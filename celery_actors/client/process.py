@@ -127,6 +127,9 @@ class Process:
         self.environments = Environments(self)
         self.make_parts()
         self._borrowed: list[Entry] = []  # refs that have come and are not kept yet
+        # Held while holds for them are written, so that nobody takes them for kept before.
+        # Taken before `lock`.
+        self._borrowing = threading.Lock()
         self.inherited: list[Hold | None] = []
         self.kept_for_restarts: dict[bytes, list[Any]] = {}
         """By actor: what the arguments of its constructor keep alive, which may run again."""
@@ -181,6 +184,10 @@ class Process:
             self.segments.leave()
         self.redis.close()
 
+    def renew_locks(self) -> None:
+        """In a forked child: take locks that no thread of the parent can hold."""
+        self.lock, self._borrowing = threading.Lock(), threading.Lock()
+
     def after_fork(self) -> None:
         """In a forked child: be a caller of one's own (PROTOCOL, Callers and sequences)."""
         after_fork(self)
@@ -231,14 +238,17 @@ class Process:
         """
         if not self._borrowed:
             return
-        with self.lock:
-            borrowed, self._borrowed = self._borrowed, []
-            owner = self.holds.new_owner()
-            kept = [e for e in borrowed if self.objects.entries.get(e.oid) is e]
-            for entry in kept:
-                entry.hold = owner
-        if kept:
-            self.control.borrow([entry.oid.hex() for entry in kept], owner)
+        with self._borrowing:
+            with self.lock:
+                borrowed = list(self._borrowed)
+                owner = self.holds.new_owner()
+                kept = [e for e in borrowed if self.objects.entries.get(e.oid) is e]
+                for entry in kept:
+                    entry.hold = owner
+            if kept:
+                self.control.borrow([entry.oid.hex() for entry in kept], owner)
+            with self.lock:  # only now: another thread whose refs these are must wait for it
+                del self._borrowed[: len(borrowed)]
 
     def hold_contents(self, dumped: Dumped, owner: str) -> None:
         """Keep what is inside a value that is about to be stored, under the value's token."""
