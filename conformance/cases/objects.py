@@ -209,7 +209,8 @@ def returned_refs(ray):
         def start(self, n):
             return [square.remote(x) for x in range(n)]
 
-    refs = ray.get(Actor.remote().start.remote(4))
+    actor = Actor.remote()
+    refs = ray.get(actor.start.remote(4))
     assert ray.get(refs) == [0, 1, 4, 9]
 
 
