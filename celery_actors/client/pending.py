@@ -15,7 +15,7 @@ from celery_actors.protocol.reports import ACTOR_CALL, CREATION, TASK, CallRepor
 if TYPE_CHECKING:
     from celery_actors.client.process import Process
 
-__all__ = ["pending_calls", "unready_actors"]
+__all__ = ["pending_calls"]
 
 _NO_CALLS = CallFlag.RELEASE | CallFlag.CANCELLED
 
@@ -31,16 +31,6 @@ def pending_calls(process: Process, most: int) -> tuple[CallReport, ...]:
     """Return up to ``most`` unresolved calls of this process."""
     with process.lock:
         return tuple(islice(_all(process), most))
-
-
-def unready_actors(process: Process) -> list[CallReport]:
-    """Return the makings of actors whose arguments are not there: no record tells of these."""
-    with process.lock:
-        return [
-            _report(process, box.constructing, CREATION, _ARGUMENTS, box.actor.hex())
-            for box in process.outboxes.values()
-            if box.constructing is not None and not box.ready
-        ]
 
 
 def _all(process: Process) -> Iterator[CallReport]:

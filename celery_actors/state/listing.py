@@ -8,7 +8,6 @@ from typing import TypeVar
 
 from celery_actors.control import ActorRecord, GroupRecord, JobRecord, NodeRecord
 from celery_actors.control.records import WHOLE
-from celery_actors.protocol.reports import CallReport
 from celery_actors.state.filters import Filter, check_filters, matching
 from celery_actors.state.schema import (
     ActorState,
@@ -73,10 +72,7 @@ def list_actors(
     checked = check_filters(ActorState, filters)
     with open_source(address) as source:
         records = [r for r in source.control.actors() if r.kind == "actor"]
-        states = [_actor(record) for record in sorted(records, key=lambda r: -r.created_at)]
-        known = {state.actor_id for state in states}
-        unready = [_unready(*each) for each in source.unready()]
-    states += [state for state in unready if state.actor_id not in known]
+    states = [_actor(record) for record in sorted(records, key=lambda r: -r.created_at)]
     return matching(states, checked, limit, detail)
 
 
@@ -328,19 +324,6 @@ def _group(record: GroupRecord) -> PlacementGroupState:
             )
         ],
         is_detached=record.detached,
-    )
-
-
-def _unready(job_id: str, call: CallReport) -> ActorState:
-    return ActorState(
-        actor_id=call.actor_id or "",
-        class_name=call.function.removesuffix(".__init__"),
-        state="DEPENDENCIES_UNREADY",
-        job_id=job_id,
-        name=None,
-        node_id=None,
-        pid=None,
-        ray_namespace=None,
     )
 
 

@@ -14,7 +14,7 @@ from time import monotonic
 from typing import Any
 
 from celery_actors.client.current import current_process
-from celery_actors.client.pending import pending_calls, unready_actors
+from celery_actors.client.pending import pending_calls
 from celery_actors.client.process import Process
 from celery_actors.config import Settings
 from celery_actors.control import ActorRecord, Control
@@ -48,12 +48,6 @@ class Source:
         self._settings = settings
         self.control = control
         self._process = process
-
-    def unready(self) -> list[tuple[str, CallReport]]:
-        """Return the actors that this process is to make once their arguments are there, each
-        with the job's id.  Of those of other processes nothing is known yet."""
-        process = self._process
-        return [] if process is None else [(process.job_id, c) for c in unready_actors(process)]
 
     def reports(
         self, actors: Iterable[ActorRecord], most: int, timeout: float, all_needed: bool
