@@ -10,6 +10,7 @@ from celery_actors import serialization
 from celery_actors.client.cancelling import cancel as cancel_call
 from celery_actors.client.creation import kill_actor
 from celery_actors.client.current import require_process
+from celery_actors.control import amounts
 from celery_actors.generators import ObjectRefGenerator
 from celery_actors.handle import ActorHandle, ActorProxy, actor_id_of, weak_handle
 from celery_actors.ids import mailbox_name
@@ -38,8 +39,6 @@ __all__ = [
 ]
 
 T = TypeVar("T")
-
-_WHOLE = 10_000
 
 
 @overload
@@ -244,9 +243,9 @@ def nodes() -> list[dict[str, Any]]:
             "Alive": True,
             "NodeName": node.name,
             "NodeManagerHostname": node.host,
-            "Resources": _amounts(node.resources),
-            "Available": _amounts(node.available),
-            "Labels": {k: v for k, v in node.labels.items() if not k.startswith("celery_actors/")},
+            "Resources": amounts(node.resources),
+            "Available": amounts(node.available),
+            "Labels": node.shown_labels,
         }
         for node in require_process().control.nodes()
     ]
@@ -262,13 +261,9 @@ def available_resources() -> dict[str, float]:
     return _sum([node.available for node in require_process().control.nodes()])
 
 
-def _amounts(units: Any) -> dict[str, float]:
-    return {name: amount / _WHOLE for name, amount in units.items()}
-
-
 def _sum(parts: list[Any]) -> dict[str, float]:
     total: dict[str, int] = {}
     for part in parts:
         for name, amount in part.items():
             total[name] = total.get(name, 0) + amount
-    return {name: max(0, amount) / _WHOLE for name, amount in total.items()}
+    return amounts({name: max(0, amount) for name, amount in total.items()})

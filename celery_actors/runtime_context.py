@@ -9,6 +9,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from celery_actors.client.current import require_process
+from celery_actors.control import amounts
 from celery_actors.ids import celery_id
 from celery_actors.runtime_env import RuntimeEnv
 from celery_actors.worker.context import current_assignment
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from celery_actors.worker.runner import Run
 
 __all__ = ["RuntimeContext", "get_runtime_context"]
-
-_WHOLE = 10_000
 
 
 class RuntimeContext:
@@ -114,7 +113,7 @@ class RuntimeContext:
 
     def get_assigned_resources(self) -> dict[str, float]:
         """Return what was assigned to this actor or task, by name; a driver has nothing."""
-        return {name: amount / _WHOLE for name, amount in self._assignment.resources.items()}
+        return amounts(self._assignment.resources)
 
     def get_accelerator_ids(self) -> dict[str, list[str]]:
         """Return the ids of the accelerators assigned here: ``{"GPU": ["2", "5"]}``."""

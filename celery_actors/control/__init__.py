@@ -41,6 +41,7 @@ from celery_actors.control.records import (
     Placement,
     Reaped,
     StartOrder,
+    amounts,
 )
 from celery_actors.control.states import RAY_NAMES, ActorState
 from celery_actors.control.targets import ANYWHERE, LabelRule, Target
@@ -78,4 +79,5 @@ __all__ = [
     "Reaped",
     "StartOrder",
     "Target",
+    "amounts",
 ]

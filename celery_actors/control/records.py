@@ -18,6 +18,15 @@ ActorKind = Literal["actor", "executor"]
 WHOLE = 10_000
 """One of a resource."""
 
+OWN_LABELS = "celery_actors/"
+"""What the names of labels begin with that nodes give themselves, for placement alone."""
+
+
+def amounts(units: Mapping[str, int]) -> dict[str, float]:
+    """Return amounts of resources as people write them: ``{"CPU": 5000}`` is half a CPU."""
+    return {name: amount / WHOLE for name, amount in units.items()}
+
+
 # The fields of an actor's hash that a record is read from, in the order of `record.lua`.
 RECORD_FIELDS = (
     "state",
@@ -94,6 +103,11 @@ class NodeRecord:
     reservations: int
     joined_at: float
     lease_ends: float
+
+    @property
+    def shown_labels(self) -> dict[str, str]:
+        """The labels without those that serve placement alone."""
+        return {k: v for k, v in self.labels.items() if not k.startswith(OWN_LABELS)}
 
 
 @dataclass(frozen=True, slots=True)

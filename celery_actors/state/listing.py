@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TypeVar
 
-from celery_actors.control import ActorRecord, GroupRecord, JobRecord, NodeRecord
-from celery_actors.control.records import WHOLE
+from celery_actors.control import ActorRecord, GroupRecord, JobRecord, NodeRecord, amounts
 from celery_actors.state.filters import Filter, check_filters, matching
 from celery_actors.state.schema import (
     ActorState,
@@ -273,10 +272,6 @@ def _tasks(source: Source, most: int, timeout: float, all_needed: bool) -> list[
     return task_states(reports, {actor.actor_id: actor for actor in actors})
 
 
-def _amounts(units: Iterable[tuple[str, int]]) -> dict[str, float]:
-    return {name: amount / WHOLE for name, amount in units}
-
-
 def _actor(record: ActorRecord) -> ActorState:
     dead = record.state == "DEAD"
     return ActorState(
@@ -288,7 +283,7 @@ def _actor(record: ActorRecord) -> ActorState:
         node_id=record.node_id,
         pid=record.pid,
         ray_namespace=record.namespace or None,
-        required_resources=_amounts(record.resources.items()),
+        required_resources=amounts(record.resources),
         gpu_ids=list(record.gpu_ids),
         death_cause=_death_cause(record) if dead else None,
         is_detached=record.detached,
@@ -318,7 +313,7 @@ def _group(record: GroupRecord) -> PlacementGroupState:
         state=record.state,
         strategy=record.strategy,
         bundles=[
-            {"bundle_index": index, "node_id": node, "unit_resources": _amounts(bundle.items())}
+            {"bundle_index": index, "node_id": node, "unit_resources": amounts(bundle)}
             for index, (bundle, node) in enumerate(
                 zip(record.bundles, record.node_ids, strict=True)
             )
@@ -335,9 +330,9 @@ def _node(record: NodeRecord) -> NodeState:
         state="ALIVE",
         state_message=None,
         node_name=record.name,
-        resources_total=_amounts(record.resources.items()),
-        labels={k: v for k, v in record.labels.items() if not k.startswith("celery_actors/")},
-        resources_available=_amounts(record.available.items()),
+        resources_total=amounts(record.resources),
+        labels=record.shown_labels,
+        resources_available=amounts(record.available),
         pid=record.pid,
         start_time_ms=milliseconds(record.joined_at),
     )

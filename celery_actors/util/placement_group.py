@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from celery_actors import serialization
 from celery_actors.client.current import require_process
-from celery_actors.control import GroupRecord, GroupStrategy
+from celery_actors.control import GroupRecord, GroupStrategy, amounts
 from celery_actors.exceptions import GetTimeoutError, PlacementGroupRemoved
 from celery_actors.ids import PlacementGroupID
 from celery_actors.options import units
@@ -31,7 +31,6 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 _STRATEGIES = ("PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD")
-_WHOLE = 10_000
 
 
 class PlacementGroup:
@@ -68,7 +67,7 @@ class PlacementGroup:
         """
         if self._bundles is None:
             bundles = require_process().groups.bundles(self.id.hex())
-            self._bundles = [_amounts(bundle) for bundle in bundles]
+            self._bundles = [amounts(bundle) for bundle in bundles]
         return [dict(bundle) for bundle in self._bundles]
 
     @property
@@ -218,7 +217,7 @@ def _row(record: GroupRecord) -> dict[str, Any]:
     return {
         "placement_group_id": record.group_id,
         "name": record.name,
-        "bundles": {index: _amounts(bundle) for index, bundle in enumerate(record.bundles)},
+        "bundles": {index: amounts(bundle) for index, bundle in enumerate(record.bundles)},
         "bundles_to_node_id": {index: node or "" for index, node in enumerate(record.node_ids)},
         "strategy": record.strategy,
         "state": record.state,
@@ -230,11 +229,7 @@ def _row(record: GroupRecord) -> dict[str, Any]:
 
 
 def _handle(group_id: str, bundles: Sequence[Mapping[str, int]]) -> PlacementGroup:
-    return PlacementGroup(PlacementGroupID.from_hex(group_id), [_amounts(b) for b in bundles])
-
-
-def _amounts(bundle: Mapping[str, int]) -> dict[str, float]:
-    return {kind: amount / _WHOLE for kind, amount in bundle.items()}
+    return PlacementGroup(PlacementGroupID.from_hex(group_id), [amounts(b) for b in bundles])
 
 
 def _checked_bundles(bundles: Any) -> list[dict[str, int]]:
