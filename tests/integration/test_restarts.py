@@ -158,6 +158,8 @@ def test_kill_may_leave_restarts_be(tmp_path: Path) -> None:
     running = actor.wait_for.remote(str(tmp_path / "gate"))
     behind = actor.pid.remote()
     ray.kill(actor, no_restart=False)
+    # It asks for the end and does not wait for it: what runs may still finish before.
+    wait_until(lambda: not Path(f"/proc/{pid}").exists(), f"the end of process {pid}")
     (tmp_path / "gate").touch()
     assert ray.get(running, timeout=30) == "done"
     assert ray.get(behind, timeout=30) != pid

@@ -165,8 +165,10 @@ def test_a_working_directory(tmp_path: Path) -> None:
     env = {"working_dir": str(root), "excludes": ["secret.env"]}
     probe = Probe.options(runtime_env=env).remote()
     code = (
-        "import greeter_wd, os, subprocess, sys\n"
-        "answer = [greeter_wd.TEXT, sorted(os.listdir()), os.getcwd(), sys.path[0],\n"
+        "import os, subprocess, sys\n"
+        "files = sorted(os.listdir())\n"  # before an import adds its cache
+        "import greeter_wd\n"
+        "answer = [greeter_wd.TEXT, files, os.getcwd(), sys.path[0],\n"
         "  subprocess.run(['bin/tool.sh'], capture_output=True, text=True).stdout,\n"
         "  subprocess.run([sys.executable, '-c', 'import greeter_wd; print(greeter_wd.TEXT)'],\n"
         "    capture_output=True, text=True, cwd=os.getcwd()).stdout]"
