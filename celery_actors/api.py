@@ -157,7 +157,8 @@ def kill(actor: ActorHandle[Any] | ActorProxy[Any], *, no_restart: bool = True) 
     """Kill an actor at once: its process gets SIGKILL, its unfinished calls fail.
 
     :param no_restart: False: one with restarts left (``max_restarts``) is begun again, and
-        calls that had not started run there.
+        calls that had not started run there.  This does not wait for its process to end: calls
+        may finish, or start, until it has.
     :raises TypeError: something else than a handle was given.
     """
     actor_id = actor_id_of(actor)
