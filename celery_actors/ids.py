@@ -27,6 +27,7 @@ __all__ = [
     "ActorID",
     "PlacementGroupID",
     "actor_hostname",
+    "call_owner",
     "celery_id",
     "item_of_sequence",
     "item_sequence",
@@ -92,6 +93,16 @@ def task_of_celery_id(task_id: str) -> tuple[bytes, int]:
     """
     raw = uuid.UUID(task_id).bytes
     return raw[:CALLER_BYTES], int.from_bytes(raw[CALLER_BYTES:], "big")
+
+
+def call_owner(caller: str, sequence: int, actor: str) -> str:
+    """Return the token under which a call holds the actors whose handles it carries.
+
+    :param caller: who calls, in hex.
+    :param sequence: of the call; the constructor is its creator's first call to an actor.
+    :param actor: that is called, in hex.
+    """
+    return f"{caller}/c{sequence}:{actor}"
 
 
 def actor_hostname(class_name: str, actor_id: str, host: str) -> str:

@@ -49,7 +49,7 @@ from celery_actors.handle import (
     describe_class,
     existing_handle,
 )
-from celery_actors.ids import new_actor_id
+from celery_actors.ids import call_owner, new_actor_id
 from celery_actors.options import (
     METHOD_OPTIONS,
     STREAMING,
@@ -174,7 +174,7 @@ class ActorClass(Generic[T]):
             flags |= CallFlag.ARGUMENTS
             process.recovery.resolve_foreign([e for e in arguments if e.foreign and e.pending])
         actor = new_actor_id()
-        sequence = begin_actor(process, actor, kept, name, restarts)
+        sequence = begin_actor(process, actor, kept, dumped.actors, name, restarts)
         concurrency = concurrency_of(
             self._kind, options.max_concurrency, options.concurrency_groups
         )
@@ -199,7 +199,7 @@ class ActorClass(Generic[T]):
             )
             # Written before the actor can begin, so that a handle inside its arguments
             # can't lose its last hold on the way.
-            owner = f"{process.caller.hex()}/c{sequence}:{actor.hex()}"
+            owner = call_owner(process.caller.hex(), sequence, actor.hex())
             for held in dumped.actors:
                 process.control.hold(held.hex(), owner)
             return encode_creation(process.signer, actor, creation)

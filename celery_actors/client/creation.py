@@ -86,12 +86,18 @@ def create_actor(process: Process, spec: ActorSpec) -> str | None:
 
 
 def begin_actor(
-    process: Process, actor: bytes, kept: list[Any], class_name: str, restarts: bool
+    process: Process,
+    actor: bytes,
+    kept: list[Any],
+    carried: Iterable[bytes],
+    class_name: str,
+    restarts: bool,
 ) -> int:
     """Make the outbox of an actor that is about to be created; calls wait in it.
 
     :param kept: what the constructor's arguments keep alive until it has run, or, where it
         may run again, until the actor is dead.
+    :param carried: actors whose handles are inside these arguments.
     :param class_name: for those who ask what this process waits for.
     :returns: the constructor's sequence: it is the creator's first call to the actor.
     """
@@ -108,6 +114,7 @@ def begin_actor(
             payload=b"",
             entries=(),
             kept=kept,
+            carried=tuple(carried),
             sequence=sequence,
         )
         return sequence
@@ -116,7 +123,9 @@ def begin_actor(
 def abandon_actor(process: Process, actor: bytes) -> None:
     """Forget an actor that was not created after all."""
     with process.lock:
-        process.outboxes.pop(actor, None)
+        box = process.outboxes.pop(actor, None)
+        if box is not None and box.constructing is not None:
+            process.housekeeping.calls_failed(box, [box.constructing])
         process.kept_for_restarts.pop(actor, None)
 
 
@@ -147,7 +156,7 @@ def provide_when_ready(
             died = ActorDiedError(f"actor {actor.hex()} could not be created: {error}", actor.hex())
             died.__cause__ = error
             with process.lock:
-                box.fail(died)
+                process.housekeeping.calls_failed(box, box.fail(died))
         else:
             let_calls_go(process, actor)
 

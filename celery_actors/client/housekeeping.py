@@ -15,7 +15,7 @@ from celery_actors.client.mailbox import LOST
 from celery_actors.client.objects import Entry
 from celery_actors.client.outbox import Outbox, PendingCall
 from celery_actors.exceptions import TamperedError
-from celery_actors.ids import split_object_id
+from celery_actors.ids import call_owner, split_object_id
 from celery_actors.protocol.calls import CallFlag
 from celery_actors.protocol.signing import SIGNATURE_BYTES
 from celery_actors.protocol.values import ValueFlag
@@ -105,9 +105,10 @@ class Housekeeping:
 
     def calls_failed(self, box: Outbox, calls: Iterable[PendingCall]) -> None:
         """Let go of what calls that never ran carried to a dead actor.  Under the lock."""
+        caller = self._process.caller.hex()
         for call in calls:
             if call.carried:
-                owner = f"{self._process.caller.hex()}/c{call.sequence}:{box.actor.hex()}"
+                owner = call_owner(caller, call.sequence, box.actor.hex())
                 self._uncarried.extend((actor, owner) for actor in call.carried)
             for entry in call.entries:
                 if entry.refs <= 0:

@@ -213,10 +213,15 @@ class Outbox:
             waiter.count_down()
 
     def fail(self, error: Exception) -> list[PendingCall]:
-        """The actor is dead: settle what is unresolved; later calls fail at once."""
+        """The actor is dead: settle what is unresolved; later calls fail at once.
+
+        :returns: what may not have run, the constructor too if that isn't known to have ended.
+        """
         self.dead = error
-        self.constructing = None
         failed = list(self.unresolved.values())
+        if self.constructing is not None:
+            failed.insert(0, self.constructing)
+            self.constructing = None
         self.unresolved.clear()
         self.unsent.clear()
         self.blocked.clear()

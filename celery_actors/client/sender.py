@@ -15,7 +15,7 @@ from celery_actors.client.mailbox import LOST
 from celery_actors.client.objects import Entry, ObjectState, Waiter
 from celery_actors.client.outbox import Outbox, PendingCall
 from celery_actors.exceptions import PendingCallsLimitExceeded
-from celery_actors.ids import object_id
+from celery_actors.ids import call_owner, object_id
 from celery_actors.protocol.calls import CallFlag, encode_calls
 from celery_actors.protocol.payload import encode_body, encode_stored
 from celery_actors.serialization import Dumped
@@ -146,7 +146,7 @@ class Sender:
 
     def _hold_for(self, call: PendingCall, actor: bytes, dumped: Dumped) -> None:
         """Write the holds that the call has on the handles inside it, then let it go."""
-        owner = f"{self._p.caller.hex()}/c{call.sequence}:{actor.hex()}"
+        owner = call_owner(self._p.caller.hex(), call.sequence, actor.hex())
         for held in dumped.actors:
             self._p.control.hold(held.hex(), owner)
         with self._p.lock:

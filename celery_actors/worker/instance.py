@@ -10,6 +10,7 @@ from typing import Any
 from celery_actors import serialization
 from celery_actors.client.process import Process
 from celery_actors.exceptions import ActorsError
+from celery_actors.ids import call_owner
 from celery_actors.options import METHOD_OPTIONS, MethodOptions
 from celery_actors.protocol.calls import CallFlag
 from celery_actors.protocol.creation import Creation, decode_definition
@@ -87,7 +88,7 @@ class Instance:
 
     def _constructor_arguments(self) -> tuple[Sequence[Any], dict[str, Any]]:
         creator = self._process.creator_id
-        source = f"{creator}/c{self._creation.sequence}:{self._process.actor_hex}"
+        source = call_owner(creator, self._creation.sequence, self._process.actor_hex)
         return self.arguments(self._creation.payload, self._creation.flags, source)
 
     def definition(self, digest: str) -> Any:

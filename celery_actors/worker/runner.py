@@ -21,7 +21,7 @@ from celery_actors.exceptions import (
     TaskCancelledError,
     TaskError,
 )
-from celery_actors.ids import object_id
+from celery_actors.ids import call_owner, object_id
 from celery_actors.protocol.call_options import (
     DEFAULT_OPTIONS,
     decode_options,
@@ -214,7 +214,7 @@ class Runner:
         """Under which a call holds the actors whose handles are inside."""
         if not call.flags & CallFlag.HANDLES:
             return ""
-        return f"{call.caller.hex()}/c{call.sequence}:{self._process.actor_hex}"
+        return call_owner(call.caller.hex(), call.sequence, self._process.actor_hex)
 
     # -- after ------------------------------------------------------------------------
 

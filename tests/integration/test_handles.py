@@ -16,7 +16,7 @@ from waiting import record_of, wait_for_state, wait_until, wait_until_alive
 
 import celery_actors as ray
 from celery_actors.client.current import require_process
-from celery_actors.exceptions import ActorDiedError
+from celery_actors.exceptions import ActorAlreadyExistsError, ActorDiedError, InsufficientResources
 from celery_actors.handle import actor_id_of
 
 pytestmark = pytest.mark.usefixtures("cluster")
@@ -131,6 +131,26 @@ def test_many_handles_in_one_process_are_one_hold(log: Callable[[], Any]) -> Non
     ray.get(actor.write.remote("still here"))
     del actor
     wait_for_state(actor_id, "DEAD")
+
+
+def test_actors_that_were_not_made_keep_nobody_alive(log: Callable[[], Any]) -> None:
+    made = Keeper.options(name="made").remote()
+    actors = [log() for _ in range(4)]
+    ids = [actor_hex(actor) for actor in actors]
+    assert Keeper.options(name="made", get_if_exists=True).remote(actors[0]) == made
+    with pytest.raises(ActorAlreadyExistsError):
+        Keeper.options(name="made").remote(actors[1])
+    with pytest.raises(InsufficientResources):
+        Keeper.options(num_gpus=100).remote(actors[2])
+    busy = Keeper.options(num_cpus=4).remote()
+    wait_until_alive(busy)
+    waiting = Keeper.options(num_cpus=4).remote(actors[3])
+    assert record_of(waiting).state == "PENDING"
+    ray.kill(waiting)
+    actors.clear()
+    del waiting
+    for actor_id in ids:
+        assert wait_for_state(actor_id, "DEAD").cause == "no handle to it is left"
 
 
 # -- where handles go -------------------------------------------------------------------------
