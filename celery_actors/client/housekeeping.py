@@ -244,7 +244,9 @@ class Housekeeping:
             process.flush()  # for those who found the lock taken
         if process.driver and not process.closed and now >= self._lease_due:
             self._lease_due = now + process.settings.lease / 3
-            if not process.control.renew_caller(process.caller.hex(), process.settings.lease):
+            renewed = process.control.renew_caller(process.caller.hex(), process.settings.lease)
+            # Who ends the job says that it is closed before the lease goes.
+            if not renewed and not process.closed:
                 lease_lost(process)
 
     def _resend(self, now: float) -> None:
