@@ -42,7 +42,7 @@ class Settings:
     window_calls: int = 1000
     window_bytes: int = 4 * 1024 * 1024
     """Unresolved calls, and bytes of them, that one process may have at one actor."""
-    batch_calls: int = 64
+    batch_calls: int = 128
     batch_bytes: int = 96 * 1024
     """A message carries at most so many calls and bytes (frame_max is 128 KiB)."""
     shared_memory_dir: str = "/dev/shm"

@@ -114,6 +114,7 @@ class Outbox:
         self.constructing: PendingCall | None = None  # this process creates the actor
         self.kept: object = None  # an executor's hold, as long as it is leased
         self.next_resend = 0.0
+        self.last_taken = 0.0  # when the last batch was taken to be sent
         self._resend_pause = _RESEND_FIRST
 
     def add(self, call: PendingCall, sequence: int) -> None:
@@ -160,8 +161,10 @@ class Outbox:
             if batch and taken > size:
                 break
             batch.append(self.unsent.popleft())
-        if batch and not self.next_resend:
-            self.next_resend = monotonic() + self._resend_pause
+        if batch:
+            self.last_taken = monotonic()
+            if not self.next_resend:
+                self.next_resend = self.last_taken + self._resend_pause
         return batch
 
     @property

@@ -1,14 +1,16 @@
 """Sending: from a call to the message that carries it.
 
 An idle outbox sends at once from the calling thread.  Calls made while others are under
-way gather until a batch is full, somebody waits for a result, or the background thread
-comes to send them, whichever is first: nobody waits for a fixed time.
+way gather until a batch is full, the last one left a while ago, somebody waits for a
+result, or the background thread comes to send them, whichever is first: nobody waits for a
+fixed time.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from celery_actors.client.mailbox import LOST
@@ -28,6 +30,7 @@ __all__ = ["Sender"]
 _MOST_WINDOWS = 64
 _REOPEN = 0.75
 _WINDOW_PATIENCE = 2.0
+_GATHER = 0.001  # a thread that submits call after call sends so often at least
 
 
 class Sender:
@@ -121,8 +124,8 @@ class Sender:
         """Add a call to its outbox; whether the calling thread should send.  Under the lock.
 
         An idle outbox sends at once from the calling thread.  Calls made while others are
-        under way gather until a batch is full, somebody waits, or the background thread
-        comes to send them, whichever is first.
+        under way gather until a batch is full, the last one left a while ago, somebody
+        waits, or the background thread comes to send them, whichever is first.
         """
         if box.dead is not None:
             call.sequence = sequence
@@ -142,7 +145,9 @@ class Sender:
         if not self._p.dirty and not idle:
             self._p.listener.wake()
         self._p.dirty[box] = None
-        return idle or len(box.unsent) >= self._p.settings.batch_calls
+        if idle or len(box.unsent) >= self._p.settings.batch_calls:
+            return True
+        return monotonic() - box.last_taken > _GATHER
 
     def _hold_for(self, call: PendingCall, actor: bytes, dumped: Dumped) -> None:
         """Write the holds that the call has on the handles inside it, then let it go."""
