@@ -22,6 +22,7 @@ from celery_actors.client.creation import end_job
 from celery_actors.client.current import current_process, set_initializer, set_process
 from celery_actors.client.mailbox import LOST, explain_amqp
 from celery_actors.client.process import Process
+from celery_actors.client.stores import Stores
 from celery_actors.config import Settings, read_key
 from celery_actors.exceptions import (
     ActorsError,
@@ -349,6 +350,7 @@ def _connect(settings: Settings, namespace: str | None) -> Process:
     job_id = new_caller_id().hex()
     process = Process(
         settings,
+        Stores.of(settings),
         caller=new_caller_id(),
         job_id=job_id,
         node_id=None,

@@ -14,6 +14,8 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from copy import copy
+from functools import partial
+from itertools import islice
 from time import monotonic
 from typing import Any
 
@@ -31,9 +33,9 @@ from celery_actors.client.outbox import Outbox
 from celery_actors.client.recovery import Recovery
 from celery_actors.client.replies import Replies
 from celery_actors.client.sender import Sender
+from celery_actors.client.stores import Stores
 from celery_actors.client.streams import Streams
 from celery_actors.config import Settings
-from celery_actors.control import Control
 from celery_actors.exceptions import (
     GetTimeoutError,
     ObjectLostError,
@@ -45,8 +47,6 @@ from celery_actors.protocol.signing import Signer
 from celery_actors.protocol.values import decode_push
 from celery_actors.serialization import Dumped
 from celery_actors.store.codec import Codec
-from celery_actors.store.connection import open_redis
-from celery_actors.store.results import Results
 from celery_actors.store.segments import Segments
 from celery_actors.store.whereabouts import node_beside
 
@@ -70,6 +70,7 @@ class Process:
     def __init__(
         self,
         settings: Settings,
+        stores: Stores,
         *,
         caller: bytes,
         job_id: str,
@@ -94,9 +95,9 @@ class Process:
         self.namespace = namespace
         self.started = False
         self.signer = Signer(settings.key)
-        self.redis = open_redis(settings)
-        self.control = Control(self.redis, settings.prefix)
-        self.results = Results(self.redis, settings.prefix, settings.result_ttl)
+        self.redis = stores.redis
+        self.control = stores.control
+        self.results = stores.results
         self.segments = Segments(
             self.redis,
             settings,
@@ -314,7 +315,9 @@ class Process:
 
         :raises GetTimeoutError: not all came within ``timeout`` seconds.
         """
-        if not self._wait(entries, len(entries), timeout, fail_fast=True):
+        values: list[Any] = []
+        meanwhile = partial(self._load_ready, entries, values) if len(entries) > 1 else None
+        if not self._wait(entries, len(entries), timeout, True, meanwhile):
             missing = [entry for entry in entries if entry.pending]
             raise GetTimeoutError(
                 f"{len(missing)} of {len(entries)} objects were not there after {timeout:g} s; "
@@ -322,10 +325,20 @@ class Process:
                 if missing
                 else f"the objects were not there after {timeout:g} s"
             )
-        without = [entry for entry in entries if entry.blob is None]
+        left = entries[len(values) :]
+        without = [entry for entry in left if entry.blob is None]
         if without:
-            self._fetch(entries, without)
-        return [self.load(entry) for entry in entries]
+            self._fetch(left, without)
+        values += [self.load(entry) for entry in left]
+        return values
+
+    def _load_ready(self, entries: Sequence[Entry], values: list[Any]) -> None:
+        """Load values that are here and next in order, while the others are waited for."""
+        ready = ObjectState.READY
+        for entry in islice(entries, len(values), None):
+            if entry.state is not ready or entry.failed:
+                return
+            values.append(self.load(entry))
 
     def _fetch(self, entries: Sequence[Entry], without: Sequence[Entry]) -> None:
         """Read from the store what is not here.
@@ -341,7 +354,12 @@ class Process:
             entry.blob = blob
 
     def _wait(
-        self, entries: Sequence[Entry], count: int, timeout: float | None, fail_fast: bool
+        self,
+        entries: Sequence[Entry],
+        count: int,
+        timeout: float | None,
+        fail_fast: bool,
+        meanwhile: Callable[[], None] | None = None,
     ) -> bool:
         if self.dirty:
             self.flush()
@@ -353,24 +371,29 @@ class Process:
         if waiter.remaining <= 0:
             return True
         try:
-            return self.wait_blocked(waiter, timeout)
+            return self.wait_blocked(waiter, timeout, meanwhile)
         finally:
             if waiter.remaining > 0:
                 with self.lock:
                     self.objects.forget(waiter, entries)
 
-    def wait_blocked(self, waiter: Waiter, timeout: float | None) -> bool:
+    def wait_blocked(
+        self,
+        waiter: Waiter,
+        timeout: float | None,
+        meanwhile: Callable[[], None] | None = None,
+    ) -> bool:
         """Wait; a call that waits for long gives its CPU back meanwhile."""
         give_back = self.on_blocked
         if give_back is None:
-            return self.listener.wait(waiter, timeout)
+            return self.listener.wait(waiter, timeout, meanwhile)
         first = 0.01 if timeout is None else min(0.01, timeout)
-        if self.listener.wait(waiter, first):
+        if self.listener.wait(waiter, first, meanwhile):
             return True
         take_again = give_back()
         try:
             rest = None if timeout is None else timeout - first
-            return self.listener.wait(waiter, rest)
+            return self.listener.wait(waiter, rest, meanwhile)
         finally:
             take_again()
 

@@ -8,13 +8,14 @@ for plain TCP; TLS has a buffer of its own and goes py-amqp's way.
 Messages with calls all have the same properties: their three frames are recognized as
 they lie in memory and handed to :attr:`BufferedConnection.on_calls`, past the objects that
 py-amqp, kombu and Celery make of a message (100 µs of each).  Whatever else comes goes
-their way, also such a message that is cut at the end of what was read.
+their way.
 """
 
 from __future__ import annotations
 
 import errno
 import socket
+import threading
 from collections.abc import Callable
 from struct import Struct
 from typing import Any
@@ -31,7 +32,10 @@ __all__ = ["BufferedConnection", "OnCalls", "read_when_readable"]
 OnCalls = Callable[[int, bool, bytes], None]
 """Takes a message with calls: delivery tag, whether it was redelivered, body."""
 
-_PIECE = 65536
+CUT = (0, False, b"")
+"""Stands for a message whose end has not come (compared by identity)."""
+
+_PIECE = 262144
 _HEAD = Struct(">BHI")
 _METHOD = Struct(">BHIHHB")  # of a method's frame: head, class, method, length of a short string
 _TAG = Struct(">QB")
@@ -72,30 +76,38 @@ class _BufferedTransport(TCPTransport):  # type: ignore[misc]  # untyped base
         return left >= _HEAD.size + size + 1
 
     def next_calls(self, channel: int) -> tuple[int, bool, bytes] | None:
-        """Take a whole message with calls, if one is next: tag, redelivered, body."""
+        """Take a whole message with calls, if one is next: tag, redelivered, body.
+
+        Its first frame is in memory (:meth:`has_frame`).
+
+        :returns: ``None`` where something else is next; ``CUT`` where it is such a message as
+            far as it is here.
+        """
         data, at = self._data, self._at
-        if len(data) - at < _METHOD.size:
+        here = len(data)
+        if here - at < _METHOD.size:  # shorter than the first frame of a delivery
             return None
         *method, length = _METHOD.unpack_from(data, at)
-        header = at + _HEAD.size + method[2] + 1
-        last = header + _CONTENT.size + len(_PROPERTIES)
         if (method[0], method[1], *method[3:]) != (1, channel, *_DELIVER):
             return None
+        header = at + _HEAD.size + method[2] + 1
+        last = header + _CONTENT.size + len(_PROPERTIES)
         start = last + 1 + _HEAD.size
-        if len(data) < start:
-            return None
+        if here < start:
+            return CUT
         content = _CONTENT.unpack_from(data, header)
         body = _HEAD.unpack_from(data, last + 1)
-        end = start + body[2]
-        # A body of several frames, or one that is not all here, is put together by py-amqp.
+        # A body of several frames is put together by py-amqp.
         if (
             content[:2] != (2, channel)
             or data[last - len(_PROPERTIES) : last] != _PROPERTIES
             or body != (3, channel, content[5])
-            or len(data) <= end
-            or not data[header - 1] == data[last] == data[end] == _END
+            or not data[header - 1] == data[last] == _END
         ):
             return None
+        end = start + body[2]
+        if here <= end or data[end] != _END:
+            return CUT if here <= end else None
         tag, redelivered = _TAG.unpack_from(data, at + _METHOD.size + length)
         self._at = end + 1
         return tag, bool(redelivered & 1), data[start:end]
@@ -137,10 +149,30 @@ class BufferedConnection(pyamqp.Connection):  # type: ignore[misc]
     """Reads from the buffer first.
 
     :ivar on_calls: takes the messages with calls that come on channel ``calls_channel``.
+    :ivar reading: held by the thread that reads, the consumer's or the executor's (see
+        celery_actors.worker.inbox), until what it read was dealt with.
+    :ivar readable: False once the socket is closed; its number may then mean another.
     """
 
     on_calls: OnCalls | None = None
     calls_channel = 0
+    readable = True
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        # What is dealt with may itself wait for an answer.
+        self.reading = threading.RLock()
+        super().__init__(*args, **options)
+
+    def collect(self) -> None:
+        """Close the socket."""
+        with self.reading:
+            self.readable = False
+            super().collect()
+
+    def connect(self, *args: Any, **options: Any) -> Any:
+        """Open the connection (again)."""
+        self.readable = True
+        return super().connect(*args, **options)
 
     def Transport(  # noqa: N802 - py-amqp's name for its factory
         self, host: str, connect_timeout: Any, ssl: Any = False, *more: Any, **options: Any
@@ -149,6 +181,11 @@ class BufferedConnection(pyamqp.Connection):  # type: ignore[misc]
         if ssl:
             return super().Transport(host, connect_timeout, ssl, *more, **options)
         return _BufferedTransport(host, connect_timeout, *more, **options)
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether what was read is kept in memory of ours (not of TLS)."""
+        return isinstance(self.transport, _BufferedTransport)
 
     def drain_events(self, timeout: float | None = None) -> None:
         """Take in a message; where the loop asks (with a timeout), all that are whole in memory.
@@ -168,29 +205,53 @@ class BufferedConnection(pyamqp.Connection):  # type: ignore[misc]
 
     def blocking_read(self, timeout: float | None = None) -> Any:
         """Take in the next frame, from memory if it is there."""
-        transport = self.transport
-        if isinstance(transport, _BufferedTransport) and transport.has_frame():
-            return self.on_inbound_frame(transport.read_frame())
-        return super().blocking_read(timeout)
+        with self.reading:
+            transport = self.transport
+            if isinstance(transport, _BufferedTransport) and transport.has_frame():
+                return self.on_inbound_frame(transport.read_frame())
+            return super().blocking_read(timeout)
 
     def read_what_came(self) -> None:
         """Take in all frames that have arrived.  The socket is readable.
 
         :raises OSError: the connection is lost.
         """
+        with self.reading:
+            transport = self.transport
+            if not isinstance(transport, _BufferedTransport):
+                self._drain()
+                return
+            transport.fill()
+            while not self.take_calls() and transport is self.transport:
+                self.on_inbound_frame(transport.read_frame())
+
+    def read_calls(self) -> bool:
+        """Take in the messages with calls that have arrived.  Under :attr:`reading`.
+
+        :returns: False when it came upon something else, which is next to be read.
+        :raises OSError: the connection is lost.
+        """
         transport = self.transport
         if not isinstance(transport, _BufferedTransport):
-            self._drain()
-            return
+            return False
         transport.fill()
-        on_calls, channel = self.on_calls, self.calls_channel
-        while transport is self.transport and transport.has_frame():
+        return self.take_calls()
+
+    def take_calls(self) -> bool:
+        """Take the messages with calls that are in memory.  Under :attr:`reading`.
+
+        :returns: False when it came upon something else, which is next to be read.
+        """
+        transport, on_calls, channel = self.transport, self.on_calls, self.calls_channel
+        while transport.has_frame():
             calls = transport.next_calls(channel) if on_calls is not None else None
-            if calls is None:
-                self.on_inbound_frame(transport.read_frame())
-            elif on_calls is not None:
-                self.bytes_recv += 1  # what the heartbeat looks at
-                on_calls(*calls)
+            if calls is CUT:
+                break
+            if calls is None or on_calls is None:
+                return False
+            self.bytes_recv += 1  # what the heartbeat looks at
+            on_calls(*calls)
+        return True
 
     def _drain(self) -> None:
         try:

@@ -108,7 +108,7 @@ class AsyncExecutor(Executor):
     def _empty_inbox(self) -> None:
         # Also of an actor that nobody holds any more: what still runs may have called it, and
         # wait for that.
-        while not self._inbox.empty() and not self._runner.ended_itself:
+        while not self._loop_inbox.empty() and not self._runner.ended_itself:
             self._take(self._inbox.get_nowait())
         if self._runner.stop is not None:
             self._over.set()

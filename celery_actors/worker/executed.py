@@ -38,12 +38,13 @@ def main() -> int:
     _use_package(Path(header["package"]))
 
     from celery_actors.worker.environments import show_paths
+    from celery_actors.worker.prepared import Prepared
     from celery_actors.worker.program import run
 
     launch, paths = pickle.loads(pickled)
     show_paths(paths)
     _started(header)
-    return run(launch, tuple(paths))
+    return run(launch, Prepared.of(launch.settings), tuple(paths))
 
 
 def _close_input() -> None:

@@ -26,6 +26,7 @@ from celery_actors.worker.streams import Producer, produce
 if TYPE_CHECKING:
     from celery_actors.client.process import Process
     from celery_actors.worker.acks import Acknowledgements
+    from celery_actors.worker.inbox import Inbox
     from celery_actors.worker.instance import Instance
 
 __all__ = ["Executor", "TaskExecutor"]
@@ -41,7 +42,7 @@ class Executor:
         self,
         process: Process,
         instance: Instance,
-        inbox: SimpleQueue[Any],
+        inbox: Inbox | SimpleQueue[Any],
         commits: Commits,
         acks: Acknowledgements,
         runner: Runner,

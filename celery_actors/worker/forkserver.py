@@ -32,8 +32,13 @@ import struct
 import sys
 import traceback
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
+from celery_actors.config import Settings
 from celery_actors.worker.launch import Launch
+
+if TYPE_CHECKING:
+    from celery_actors.worker.prepared import Prepared
 
 __all__ = ["main", "read_messages", "write_message"]
 
@@ -65,6 +70,7 @@ PRELOAD = (
 )
 _LENGTH = struct.Struct(">I")
 _PR_SET_PDEATHSIG = 1
+_prctl = ctypes.CDLL(None, use_errno=True).prctl
 
 
 def write_message(sock: socket.socket, message: object) -> None:
@@ -95,6 +101,7 @@ class _Server:
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._children: dict[int, str] = {}
+        self._prepared: Prepared | None = None
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
@@ -121,13 +128,26 @@ class _Server:
                     self._kill_all()
                     return
 
+    def _prepare(self, settings: Settings) -> Prepared:
+        """Make what is made before a fork; all processes of a node mostly have equal settings."""
+        prepared = self._prepared
+        if prepared is None or prepared.settings != settings:
+            # Not with the others: main() imports it, and what it needs, among PRELOAD.
+            from celery_actors.worker.prepared import Prepared
+
+            prepared = self._prepared = Prepared.of(settings)
+            gc.collect()
+            gc.freeze()
+        return prepared
+
     def _fork(self, launch: Launch) -> None:
+        prepared = self._prepare(launch.settings)
         pid = os.fork()
         if pid == 0:
             status = 70
             try:
                 self._become_child()
-                status = _run(launch)
+                status = _run(launch, prepared)
             except BaseException:  # noqa: BLE001 - the child's last words
                 traceback.print_exc()
             finally:
@@ -138,7 +158,7 @@ class _Server:
 
     def _become_child(self) -> None:
         parent = os.getppid()
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         if os.getppid() != parent:  # the server went before the call above
             os._exit(71)
         atexit._clear()  # the server's own are not the child's
@@ -173,7 +193,7 @@ class _Server:
                 os.waitpid(pid, 0)
 
 
-def _run(launch: Launch) -> int:
+def _run(launch: Launch, prepared: Prepared) -> int:
     os.setsid()
     os.environ.update(launch.environment)
     if launch.log_file:
@@ -184,7 +204,7 @@ def _run(launch: Launch) -> int:
     # User code comes from here on; the modules above know nothing of it.
     from celery_actors.worker.program import run
 
-    return run(launch)
+    return run(launch, prepared)
 
 
 def _flush() -> None:
@@ -198,7 +218,7 @@ def main() -> None:
     sock = socket.socket(fileno=int(sys.argv[1]))
     os.set_inheritable(sock.fileno(), False)
     parent = os.getppid()
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
         return
     for name in PRELOAD:

@@ -1,7 +1,8 @@
 """The strategy: what the consumer does with each message of the mailbox.
 
-Runs in the consumer's thread.  It verifies, drops repeats, notices gaps, and hands the
-rest to the executor's inbox.  It stands in for Celery's ``Task.Strategy``, so that a
+Runs in the thread that reads the mailbox's socket, under its lock (see
+celery_actors.worker.inbox).  It verifies, drops repeats, notices gaps, and hands the rest
+to the executor's inbox.  It stands in for Celery's ``Task.Strategy``, so that a
 message with 64 calls costs one dispatch instead of 64 requests.
 """
 
@@ -23,6 +24,8 @@ from celery_actors.worker.acks import Acknowledgements
 
 if TYPE_CHECKING:
     from queue import SimpleQueue
+
+    from celery_actors.worker.inbox import Inbox
 
 __all__ = ["PLAIN_CALLER", "Intake", "PlainCall", "StopCheck"]
 
@@ -60,19 +63,21 @@ class Intake:
         reconnections: what is redelivered is then known as a repeat.  A repeat is
         acknowledged only once the call it repeats is committed.
     :ivar attempts: how often calls were begun by earlier incarnations, by caller and sequence.
+    :param on_rejected: has a message rejected: its channel and delivery tag.
     """
 
     def __init__(
         self,
         actor: bytes,
         signer: Signer,
-        inbox: SimpleQueue[Any],
+        inbox: Inbox | SimpleQueue[Any],
         acks: Acknowledgements,
         ask_again: Callable[[bytes, int], None],
         caller_alive: Callable[[bytes], bool],
         forget_caller: Callable[[bytes], None],
         allow_plain: bool,
         class_name: str,
+        on_rejected: Callable[[Any, int], None],
     ) -> None:
         self._actor = actor
         self._queue = mailbox_name(actor)
@@ -84,6 +89,7 @@ class Intake:
         self._forget_caller = forget_caller
         self._allow_plain = allow_plain
         self._class_name = class_name
+        self._on_rejected = on_rejected
         self.accepted: dict[bytes, int] = {}
         self.attempts: dict[tuple[bytes, int], int] = {}
         self._before: dict[bytes, Cursor] = {}
@@ -121,7 +127,7 @@ class Intake:
     def _reject(self, channel: Any, tag: int, error: Exception) -> None:
         self.rejected += 1
         logger.error("rejected a message in the mailbox of %s: %s", self._class_name, error)
-        channel.basic_reject(tag, False)
+        self._on_rejected(channel, tag)
 
     def _take(self, message: Any) -> None:
         body = message.body

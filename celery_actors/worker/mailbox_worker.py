@@ -8,10 +8,13 @@ the main thread, which the strategy feeds directly.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections import ChainMap
 from collections.abc import Callable
+from datetime import datetime, timezone
 from functools import partial
+from queue import SimpleQueue
 from typing import Any, ClassVar
 
 from celery import Celery, bootsteps
@@ -33,6 +36,7 @@ from celery_actors.worker.acks import Acknowledgements
 from celery_actors.worker.activity import Activity
 from celery_actors.worker.buffered import BufferedConnection, read_when_readable
 from celery_actors.worker.history import History
+from celery_actors.worker.inbox import Inbox, MailboxReader
 from celery_actors.worker.intake import Intake
 
 __all__ = ["MailboxWorker"]
@@ -42,6 +46,7 @@ logger = logging.getLogger(__name__)
 PREFETCH = 64
 _HEARTBEAT = 8.0
 _WORKER_HEARTBEAT = 30.0
+_NOBODY = "actor@localhost"
 
 _ONE_MAILBOX = "an actor consumes its own mailbox and nothing else"
 _NO_POOL = "an actor is one process and has no pool: its size can't be changed"
@@ -148,6 +153,12 @@ class _Control(Control):  # type: ignore[misc]
         refusals = {command: partial(_refuse, command, why) for command, why in _REFUSED.items()}
         # In front of the panel, which all workers of a process share.
         node.handlers = ChainMap(refusals, node.handlers)
+        self.start = self._start
+
+    def _start(self, c: Any) -> None:
+        node = self.box.node
+        self.box.hostname = node.hostname = node.state.hostname = c.hostname
+        self.box.start(c)
 
 
 def _refuse(command: str, why: str, _state: Any, **_arguments: Any) -> dict[str, str]:
@@ -168,6 +179,12 @@ class _MailboxConsumer(Consumer):  # type: ignore[misc]
             _Control,
             Evloop,
         ]
+
+    def serve(self, hostname: str, prefetch: int) -> None:
+        """Be the consumer of an actor: what Celery's constructors were told without knowing it."""
+        self.hostname = hostname
+        self.pid = os.getpid()
+        self.initial_prefetch_count = self.prefetch_multiplier = prefetch
 
     def connection_for_read(self, heartbeat: float | None = None) -> Any:
         """Open the connection on which the mailbox is consumed."""
@@ -200,10 +217,12 @@ class _MailboxConsumer(Consumer):  # type: ignore[misc]
             connection.on_calls = partial(self.controller.intake.take_calls, channel)
             # Messages may have come together with the answer that was waited for last.
             self.hub.call_soon(connection.read_what_came)
+            self.controller.share_socket(connection)
         super().on_ready()
 
     def on_close(self) -> None:
         """The connection is lost or closed: its delivery tags are void."""
+        self.controller.keep_socket()
         self.controller.acks.reset()
         self.controller.mailbox.no_declare = True
         super().on_close()
@@ -217,7 +236,11 @@ class _ExecutorPool(BasePool):  # type: ignore[misc]
 
 
 class MailboxWorker(WorkController):  # type: ignore[misc]
-    """The worker of one actor process."""
+    """The worker of one actor process.
+
+    Made before the process forks and anybody's worker by then (see worker.prepared): nothing is
+    connected and no thread runs until :meth:`serve` has said whose it is.
+    """
 
     class Blueprint(bootsteps.Blueprint):  # type: ignore[misc]  # noqa: D106 - Celery's hook
         name = "Worker"
@@ -228,12 +251,26 @@ class MailboxWorker(WorkController):  # type: ignore[misc]
             "celery.worker.components:Consumer",
         }
 
-    def __init__(
+    def __init__(self, app: Celery) -> None:
+        super().__init__(
+            app=app,
+            hostname=_NOBODY,
+            pool_cls=_ExecutorPool,
+            consumer_cls=_MailboxConsumer,
+            concurrency=1,
+            heartbeat_interval=_WORKER_HEARTBEAT,
+            loglevel=logging.WARNING,
+            ready_callback=lambda _consumer: self.ready.set(),
+        )
+        # Its descriptors are of the process that forks; it makes others when it starts.
+        self.hub.close()
+
+    def serve(
         self,
-        app: Celery,
         hostname: str,
         queue: str,
         intake: Intake,
+        inbox: Inbox | SimpleQueue[Any],
         acks: Acknowledgements,
         activity: Activity,
         send_events: bool,
@@ -242,37 +279,28 @@ class MailboxWorker(WorkController):  # type: ignore[misc]
         on_cancel: Callable[[bytes], str],
         history: History,
     ) -> None:
+        """Be the worker of an actor; in its process, once, before :meth:`run`."""
+        self.hostname = hostname
+        self.startup_time = datetime.now(timezone.utc)
         self.intake = intake
+        self._inbox = inbox
         self.acks = acks
         self.activity = activity
-        self.send_events = send_events
+        self.send_events = self.task_events = send_events
         self._told_stopped = on_stopped
         self.cancel_call = on_cancel
         self.history = history
         self.ready = threading.Event()
-        self._channel: Any = None
+        self._ack_promise = self._ack
+        self._events_promise = lambda: self.send_waiting_events(self.consumer)
+        activity.wake = self._wake_events
         # Declared here too, as its creator does (see client.mailbox), without an exchange of
         # its own: a busy broker may come to the creator's declaration after this process.
         # Only once: a mailbox that is gone later was deleted, since the actor is dead.
         mailbox = self.mailbox = Queue(queue, routing_key=queue, durable=True)
-        app.amqp.queues.select_add(mailbox)
-        app.amqp.queues.select([queue])
-        super().__init__(
-            app=app,
-            hostname=hostname,
-            pool_cls=_ExecutorPool,
-            consumer_cls=_MailboxConsumer,
-            concurrency=1,
-            prefetch_multiplier=prefetch,
-            queues=[queue],
-            task_events=send_events,
-            heartbeat_interval=_WORKER_HEARTBEAT,
-            loglevel=logging.WARNING,
-            ready_callback=lambda _consumer: self.ready.set(),
-        )
-        self._ack_promise = self._ack
-        self._events_promise = lambda: self.send_waiting_events(self.consumer)
-        activity.wake = self._wake_events
+        self.app.amqp.queues.select_add(mailbox)
+        self.app.amqp.queues.select([queue])
+        self.consumer.serve(hostname, prefetch)
 
     def run(self) -> None:
         """Run the consumer's loop until the worker stops."""
@@ -280,6 +308,23 @@ class MailboxWorker(WorkController):  # type: ignore[misc]
             self.start()
         finally:
             self._told_stopped()
+
+    def share_socket(self, connection: BufferedConnection) -> None:
+        """Let the executor read the mailbox's socket while it waits.  Consumer's thread."""
+        inbox, epoll = self._inbox, getattr(self.hub.poller, "_epoll", None)
+        if isinstance(inbox, Inbox) and epoll is not None and connection.in_memory:
+            inbox.reader = MailboxReader(connection, epoll, self.hub.call_soon, inbox.wake)
+            inbox.wake()
+
+    def keep_socket(self) -> None:
+        """Let nobody but this loop read the socket.  Consumer's thread."""
+        inbox = self._inbox
+        if isinstance(inbox, Inbox) and inbox.reader is not None:
+            inbox.reader.close()
+
+    def reject(self, channel: Any, tag: int) -> None:
+        """Have the consumer's thread reject a message.  Any thread may call it."""
+        self.hub.call_soon(_reject, channel, tag)
 
     def request_acks(self) -> None:
         """Have the consumer's thread acknowledge what is finished.  Any thread may call it.
@@ -338,6 +383,11 @@ class MailboxWorker(WorkController):  # type: ignore[misc]
 
         self._ack()
         raise WorkerShutdown(0)
+
+
+def _reject(channel: Any, tag: int) -> None:
+    if channel.is_open:  # else the message comes again, on another connection
+        channel.basic_reject(tag, requeue=False)
 
 
 @control_command(args=[("order", str)], signature="[order]")  # type: ignore[untyped-decorator]

@@ -17,13 +17,12 @@ from dataclasses import replace
 from queue import SimpleQueue
 from typing import Any
 
-from celery import Celery
 from redis.backoff import ExponentialBackoff
 from redis.retry import Retry
 
 from celery_actors.client.cancelling import cancel_children
 from celery_actors.client.creation import order_starts
-from celery_actors.client.current import require_process, set_process
+from celery_actors.client.current import closing, require_process, set_process
 from celery_actors.client.drain import drain
 from celery_actors.client.process import Process
 from celery_actors.exceptions import RuntimeEnvSetupError
@@ -42,11 +41,13 @@ from celery_actors.worker.environments import enter, fail
 from celery_actors.worker.event_loop import AsyncExecutor, LoopInbox
 from celery_actors.worker.executor import Executor, TaskExecutor
 from celery_actors.worker.history import History
+from celery_actors.worker.inbox import Inbox
 from celery_actors.worker.instance import Instance
 from celery_actors.worker.intake import Intake
 from celery_actors.worker.launch import Launch
-from celery_actors.worker.mailbox_worker import PREFETCH, MailboxWorker
+from celery_actors.worker.mailbox_worker import PREFETCH
 from celery_actors.worker.plain_calls import PlainCalls
+from celery_actors.worker.prepared import Prepared
 from celery_actors.worker.progress import ConcurrentProgress, Progress
 from celery_actors.worker.recorder import Recorder
 from celery_actors.worker.runner import Runner, current_run, task_error
@@ -62,15 +63,13 @@ _MOST_PREFETCH = 65_000
 _ALL = sys.maxsize
 
 
-def run(launch: Launch, paths: tuple[str, ...] | None = None) -> int:
+def run(launch: Launch, prepared: Prepared, paths: tuple[str, ...] | None = None) -> int:
     """Be the actor that ``launch`` describes; returns the exit status.
 
+    :param prepared: of the launch's settings.
     :param paths: first on ``sys.path``; ``None``: its environment is yet to be set up.
     """
-    logging.basicConfig(
-        level=logging.WARNING,
-        format=f"[%(asctime)s: %(levelname)s/{launch.hostname}] %(message)s",
-    )
+    prepared.log_as(launch.hostname)
     signer, actor = Signer(launch.settings.key), bytes.fromhex(launch.actor_id)
     creation = decode_creation(signer, actor, launch.blob)
     if paths is None and creation.environment:
@@ -78,39 +77,22 @@ def run(launch: Launch, paths: tuple[str, ...] | None = None) -> int:
             paths = enter(launch, creation.environment)
         except RuntimeEnvSetupError as error:
             return fail(launch, error)
-    return ActorProcess(launch, creation, paths or ()).run()
-
-
-def make_app(launch: Launch) -> Celery:
-    """Return the Celery app of an actor process."""
-    settings = launch.settings
-    app = Celery("celery_actors", set_as_current=True)
-    app.conf.update(
-        broker_url=settings.broker_url,
-        result_backend="disabled",
-        accept_content=["json"],
-        broker_connection_retry_on_startup=True,
-        broker_connection_max_retries=None,
-        broker_channel_error_retry=True,
-        broker_heartbeat=8,
-        worker_enable_prefetch_count_reduction=False,
-        worker_cancel_long_running_tasks_on_connection_loss=False,
-        worker_detect_quorum_queues=False,
-        worker_enable_remote_control=True,
-        **dict(settings.broker_options),
-    )
-    return app
+    return ActorProcess(launch, prepared, creation, paths or ()).run()
 
 
 class ActorProcess:
     """One actor process."""
 
-    def __init__(self, launch: Launch, creation: Creation, paths: tuple[str, ...]) -> None:
+    def __init__(
+        self, launch: Launch, prepared: Prepared, creation: Creation, paths: tuple[str, ...]
+    ) -> None:
         self._launch = launch
+        self._worker = prepared.worker
         self._actor = bytes.fromhex(launch.actor_id)
         settings = launch.settings
         self._process = Process(
             settings,
+            prepared.stores,
             caller=bytes.fromhex(launch.caller_id),
             job_id=launch.job_id,
             node_id=launch.node_id,
@@ -184,6 +166,7 @@ class ActorProcess:
                 if self._process.started:
                     drain(self._process, self._give_cpu_back)
                 self._history.leave()
+                closing(self._process)  # before anybody is told: what it measured is there then
                 self._process.control.failed(launch.actor_id, launch.incarnation, why, None)
         worker.finish()
         thread.join(timeout=5)
@@ -209,7 +192,7 @@ class ActorProcess:
         self._instance = Instance(process, self._creation, self._own_value, self._settle)
         self._acks = Acknowledgements() if serial else ConcurrentAcknowledgements()
         self._progress = Progress() if serial else ConcurrentProgress()
-        self._inbox: SimpleQueue[Any] = LoopInbox() if concurrency.asyncio else SimpleQueue()
+        self._inbox: Inbox | SimpleQueue[Any] = _inbox_for(concurrency)
         self._cancellations = Cancellations()
         self._most_begun = _UNCOMMITTED + (0 if serial else concurrency.most)
         recorder = Recorder(launch, self._most_begun) if launch.records_calls else None
@@ -237,12 +220,13 @@ class ActorProcess:
             self._forget_caller,
             settings.allow_plain,
             launch.class_name,
+            self._reject,
         )
-        self._worker = MailboxWorker(
-            make_app(launch),
+        self._worker.serve(
             launch.hostname,
             mailbox_name(self._actor),
             self._intake,
+            self._inbox,
             self._acks,
             self._activity,
             launch.send_events,
@@ -345,7 +329,10 @@ class ActorProcess:
         """The worker was told to shut down (remote control): drain and end."""
         self._inbox.put("its Celery worker was shut down")
 
-    # -- what the intake asks for (consumer's thread) --------------------------------
+    # -- what the intake asks for (the thread that reads the mailbox) ------------------
+
+    def _reject(self, channel: Any, tag: int) -> None:
+        self._worker.reject(channel, tag)
 
     def _ask_again(self, caller: bytes, sequence: int) -> None:
         hint = f"G{self._launch.actor_id}:{sequence}"
@@ -409,6 +396,12 @@ class ActorProcess:
             last = self._blocked == 0
         if last:
             self._process.control.unblock(self._launch.actor_id, self._launch.incarnation)
+
+
+def _inbox_for(concurrency: Concurrency) -> Inbox | SimpleQueue[Any]:
+    if concurrency.asyncio:
+        return LoopInbox()
+    return Inbox() if concurrency.serial else SimpleQueue()
 
 
 def _task_that_runs() -> bytes | None:

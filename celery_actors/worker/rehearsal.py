@@ -14,6 +14,7 @@ from celery_actors.config import Settings
 from celery_actors.protocol.creation import Creation
 from celery_actors.worker.context import Assignment, set_assignment
 from celery_actors.worker.launch import Launch
+from celery_actors.worker.prepared import Prepared
 from celery_actors.worker.program import ActorProcess
 
 __all__ = ["rehearse"]
@@ -21,6 +22,7 @@ __all__ = ["rehearse"]
 
 def rehearse() -> None:
     """Make what an actor process is made of, and leave no trace of it but warm caches."""
+    settings = Settings("amqp://127.0.0.1//", "redis://127.0.0.1/0", bytes(32))
     launch = Launch(
         actor_id=bytes(16).hex(),
         incarnation="",
@@ -33,11 +35,12 @@ def rehearse() -> None:
         hostname="Rehearsal@localhost",
         gpu_ids=(),
         resources={},
-        settings=Settings("amqp://127.0.0.1//", "redis://127.0.0.1/0", bytes(32)),
+        settings=settings,
         send_events=False,
         blob=b"",
     )
-    ActorProcess(launch, Creation("", "Rehearsal", 0, 0, b"", ()), ()).make_parts()
+    creation = Creation("", "Rehearsal", 0, 0, b"", ())
+    ActorProcess(launch, Prepared.of(settings), creation, ()).make_parts()
     set_process(None)
     set_assignment(Assignment())
     set_event_loop(None)

@@ -80,9 +80,17 @@ def test_a_message_in_pieces_is_taken_once(reader: Reader) -> None:
     data = delivered(b"one", 7) + delivered(b"two" * 50, 8)
     for at in range(0, len(data), 11):
         reader.read(data[at : at + 11])
-    # Whole frames of a message whose end is not there yet go py-amqp's way.
-    whole = [frame for kind, _, frame in reader.frames if kind == 3]
-    assert [body for _, _, body in reader.calls] + whole == [b"one", b"two" * 50]
+    assert reader.calls == [(7, False, b"one"), (8, False, b"two" * 50)]
+    assert reader.frames == []
+
+
+def test_a_cut_message_is_not_overtaken(reader: Reader) -> None:
+    data = delivered(b"one", 7)
+    reader.read(data[:-1])
+    assert reader.calls == []
+    reader.read(data[-1:] + delivered(b"order", 8, task="celery_actors.order"))
+    assert reader.calls == [(7, False, b"one")]
+    assert [kind for kind, _, _ in reader.frames] == [1, 2, 3]
 
 
 def test_other_messages_go_py_amqp_s_way(reader: Reader) -> None:

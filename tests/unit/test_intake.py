@@ -28,6 +28,7 @@ class Taken:
     def __init__(self, cursors: Mapping[bytes, Cursor], suspects: int = 0) -> None:
         self.inbox: SimpleQueue[Any] = SimpleQueue()
         self.asked: list[tuple[bytes, int]] = []
+        self.rejected: list[int] = []
         self.intake = Intake(
             ACTOR,
             Signer(b"k"),
@@ -38,6 +39,7 @@ class Taken:
             lambda _caller: None,
             True,
             "Counter",
+            lambda _channel, tag: self.rejected.append(tag),
         )
         self.intake.resume(cursors, suspects)
         self._tag = 0

@@ -1,0 +1,173 @@
+"""Who reads the mailbox's socket: the executor while it waits, else the consumer's loop."""
+
+from __future__ import annotations
+
+import select
+import threading
+import time
+from collections.abc import Callable, Iterator
+from queue import Empty
+
+import pytest
+from amqp.exceptions import RecoverableConnectionError
+from test_buffered import Reader, delivered
+
+from celery_actors.worker.inbox import Inbox, MailboxReader
+
+SECONDS = 10
+
+
+class Loop:
+    """The consumer's loop, as far as it is of interest: its epoll, and what it was asked to do."""
+
+    def __init__(self, reader: Reader) -> None:
+        self.epoll = select.epoll()
+        self.epoll.register(reader.connection.sock, select.EPOLLIN)
+        self.asked: list[Callable[[], None]] = []
+
+    @property
+    def is_told(self) -> bool:
+        """Whether it would wake up to read the socket."""
+        return bool(self.epoll.poll(0))
+
+    def run(self) -> None:
+        """Do what it was asked to."""
+        asked, self.asked = self.asked, []
+        for action in asked:
+            action()
+
+
+class Actor:
+    """An inbox that reads a connection's socket."""
+
+    def __init__(self) -> None:
+        self.wire = Reader()
+        self.inbox = Inbox()
+        self.loop = Loop(self.wire)
+        self.wire.connection.on_calls = lambda _tag, _again, body: self.inbox.put(body)
+        self.reader = self.inbox.reader = MailboxReader(
+            self.wire.connection, self.loop.epoll, self.loop.asked.append, self.inbox.wake
+        )
+
+    def close(self) -> None:
+        """Close the sockets."""
+        self.wire.broker.close()
+        self.wire.connection.transport.sock.close()
+        self.loop.epoll.close()
+
+
+@pytest.fixture
+def actor() -> Iterator[Actor]:
+    made = Actor()
+    yield made
+    made.close()
+
+
+def while_it_waits(actor: Actor, action: Callable[[], None]) -> threading.Thread:
+    """Do something as soon as the executor is in its wait."""
+
+    def act() -> None:
+        deadline = time.monotonic() + SECONDS
+        while not actor.inbox._waiting:
+            assert time.monotonic() < deadline, "the executor never waited"
+        action()
+
+    thread = threading.Thread(target=act)
+    thread.start()
+    return thread
+
+
+def test_the_executor_reads_what_it_waits_for_and_the_loop_is_not_woken(actor: Actor) -> None:
+    woken: list[bool] = []
+
+    def send() -> None:
+        woken.append(actor.loop.is_told)
+        actor.wire.broker.sendall(delivered(b"one", 7))
+
+    thread = while_it_waits(actor, send)
+    assert actor.inbox.get(timeout=SECONDS) == b"one"
+    thread.join()
+    assert woken == [False]
+    assert actor.loop.asked == []
+
+
+def test_the_loop_reads_while_the_executor_does_not_wait(actor: Actor) -> None:
+    actor.inbox.put(b"first")
+    assert actor.inbox.get(timeout=SECONDS) == b"first"
+    actor.wire.broker.sendall(delivered(b"second", 7))
+    assert actor.loop.is_told
+    actor.wire.connection.read_what_came()
+    assert actor.inbox.get_nowait() == b"second"
+
+
+def test_after_a_wait_the_loop_has_the_socket_again(actor: Actor) -> None:
+    actor.wire.broker.sendall(delivered(b"one", 7))
+    assert actor.inbox.get(timeout=SECONDS) == b"one"
+    actor.wire.broker.sendall(delivered(b"two", 8))
+    assert actor.loop.is_told
+
+
+def test_a_wait_that_ends_in_vain_keeps_the_socket_for_the_next(actor: Actor) -> None:
+    with pytest.raises(Empty):
+        actor.inbox.get(timeout=0.01)
+    actor.wire.broker.sendall(delivered(b"one", 7))
+    assert not actor.loop.is_told
+    assert actor.inbox.get(timeout=SECONDS) == b"one"
+
+
+def test_who_puts_something_wakes_the_executor(actor: Actor) -> None:
+    thread = while_it_waits(actor, lambda: actor.inbox.put("over"))
+    assert actor.inbox.get(timeout=SECONDS) == "over"
+    thread.join()
+
+
+def test_what_is_no_call_is_the_loop_s_in_its_order(actor: Actor) -> None:
+    actor.wire.broker.sendall(
+        delivered(b"one", 7)
+        + delivered(b"order", 8, task="celery_actors.order")
+        + delivered(b"two", 9)
+    )
+    assert actor.inbox.get(timeout=SECONDS) == b"one"
+    with pytest.raises(Empty):  # the order is before it, and the loop's
+        actor.inbox.get(timeout=0.01)
+    actor.loop.run()
+    assert [kind for kind, _, _ in actor.wire.frames] == [1, 2, 3]
+    assert actor.inbox.get(timeout=SECONDS) == b"two"
+
+
+def test_the_executor_reads_again_after_the_loop_s_turn(actor: Actor) -> None:
+    actor.wire.broker.sendall(delivered(b"order", 8, task="celery_actors.order"))
+    with pytest.raises(Empty):
+        actor.inbox.get(timeout=0.1)
+
+    def send() -> None:
+        actor.loop.run()
+        actor.wire.broker.sendall(delivered(b"one", 9))
+
+    thread = while_it_waits(actor, send)
+    assert actor.inbox.get(timeout=SECONDS) == b"one"
+    thread.join()
+
+
+def test_a_lost_connection_is_the_loop_s(actor: Actor) -> None:
+    actor.wire.broker.close()
+    with pytest.raises(Empty):
+        actor.inbox.get(timeout=0.1)
+    assert actor.loop.is_told
+    with pytest.raises(RecoverableConnectionError, match="disconnected"):
+        actor.loop.run()
+
+
+def test_a_closed_connection_is_read_by_nobody(actor: Actor) -> None:
+    actor.reader.close()
+    actor.wire.broker.sendall(delivered(b"one", 7))
+    with pytest.raises(Empty):
+        actor.inbox.get(timeout=0.01)
+    assert actor.wire.calls == []
+
+
+def test_a_socket_that_py_amqp_closed_is_not_touched(actor: Actor) -> None:
+    assert actor.reader.take() >= 0
+    actor.wire.connection.readable = False
+    actor.reader.give()  # its number may mean another file by now
+    assert actor.reader.take() == -1
