@@ -3,7 +3,7 @@ PY := .venv/bin/python
 EXAMPLES := $(sort $(wildcard examples/[0-9][0-9]_*.py))
 CHECKED := $(wildcard celery_actors tests examples benchmarks conformance config)
 
-.PHONY: demo test lint unit integration bench conformance setup clean
+.PHONY: demo test lint unit integration bench growth conformance setup clean
 
 # Every example, in order, until one fails.
 demo: setup
@@ -27,6 +27,10 @@ integration: setup
 
 bench: setup
 	$(PY) benchmarks/run.py
+
+# How cost grows with actors, callers, payload, a queue's depth and the cluster's age.
+growth: setup
+	$(PY) benchmarks/growth.py
 
 # Every case and program on this package and, in an environment of its own, on Ray.
 conformance: setup

@@ -15,9 +15,10 @@ import json
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
-from typing import Any
+from typing import Any, Protocol
 
 import psutil
 import redis
@@ -71,6 +72,12 @@ class Series:
     def add(self, at: float, value: float) -> None:
         self.seconds.append(at)
         self.values.append(value)
+
+
+class Add(Protocol):
+    """Adds a value to the series of that name."""
+
+    def __call__(self, name: str, unit: str, value: float, *, limited: bool = False) -> None: ...
 
 
 @dataclass
@@ -165,7 +172,28 @@ def read_ten(counter: Any, submitted: float) -> list[dict[str, float]]:
 
 
 def watch(counter: Any, session_dir: str, seconds: float, console: Console) -> list[Series]:
-    """Sample everything once a second."""
+    """Read the counter and sample everything once a second."""
+    last_value, last_at = 0, 0.0
+
+    def read(add: Add) -> None:
+        nonlocal last_value, last_at
+        asked = time.monotonic()
+        value = ray.get(counter.get_counter.remote(), timeout=60)
+        now = time.monotonic()
+        if last_value:
+            add("increments", "/s", (value - last_value) / (now - last_at))
+        add("reading takes", "ms", (now - asked) * 1e3)
+        if value <= last_value:
+            raise RuntimeError(f"the counter fell from {last_value} to {value}")
+        last_value, last_at = value, now
+
+    return sampled(session_dir, seconds, console, mailbox_name(counter._actor), read)
+
+
+def sampled(
+    session_dir: str, seconds: float, console: Console, mailbox: str, read: Callable[[Add], None]
+) -> list[Series]:
+    """Once a second, sample memory and a mailbox; ``read`` comes first, and adds its own."""
     settings = require_process().settings
     processes: dict[str, ClusterProcess] = {}
     found: dict[str, Series] = {}
@@ -175,7 +203,6 @@ def watch(counter: Any, session_dir: str, seconds: float, console: Console) -> l
         one.add(time.monotonic() - begun, value)
 
     begun = time.monotonic()
-    last_value, last_at = 0, begun
     with (
         redis.Redis.from_url(settings.result_backend) as client,
         Connection(settings.broker_url) as connection,
@@ -184,15 +211,7 @@ def watch(counter: Any, session_dir: str, seconds: float, console: Console) -> l
         due = begun
         while due - begun <= seconds:
             time.sleep(max(0.0, due - time.monotonic()))
-            asked = time.monotonic()
-            value = ray.get(counter.get_counter.remote(), timeout=60)
-            now = time.monotonic()
-            if last_value:
-                add("increments", "/s", (value - last_value) / (now - last_at))
-            add("reading takes", "ms", (now - asked) * 1e3)
-            if value <= last_value:
-                raise RuntimeError(f"the counter fell from {last_value} to {value}")
-            last_value, last_at = value, now
+            read(add)
             for name, process in named_processes(session_dir, processes).items():
                 try:
                     add(f"{name}, RSS", "MB", process.process.memory_info().rss / MB, limited=True)
@@ -202,8 +221,8 @@ def watch(counter: Any, session_dir: str, seconds: float, console: Console) -> l
             memory = client.info("memory")["used_memory"]
             add("Redis, used_memory", "MB", memory / MB, limited=True)
             add("Redis, keys", "", client.dbsize())
-            mailbox = channel.queue_declare(mailbox_name(counter._actor), passive=True)
-            add("messages in the mailbox", "", mailbox.message_count)
+            waiting = channel.queue_declare(mailbox, passive=True).message_count
+            add("messages in the mailbox", "", waiting)
             due += 1.0
     return list(found.values())
 
@@ -238,8 +257,10 @@ def summarise(series: Series, warm_up: float) -> Row:
     return Row(series.name, series.unit, values[0], after, end, max(values), slope, flat)
 
 
-def table_of(rows: list[Row], warm_up: float) -> Table:
-    table = Table(title="four tasks call the counter for ever")
+def table_of(
+    rows: list[Row], warm_up: float, title: str = "four tasks call the counter for ever"
+) -> Table:
+    table = Table(title=title)
     headers = ("", "start", f"after {warm_up:g} s", "end", "highest", "slope a minute", "flat")
     for index, header in enumerate(headers):
         table.add_column(header, justify="left" if index == 0 else "right")

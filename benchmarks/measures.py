@@ -131,21 +131,23 @@ def one_by_one(
     values, latencies = peer.one_by_one(target, "increment", arguments, amount.seconds)
     first = 0 if target is None else warm[-1]
     wanted = list(range(first + 1, first + 1 + len(values)))
-    _expect_all(values, wanted, "calls one by one")
+    expect_all(values, wanted, "calls one by one")
     ordered = sorted(latencies)
     rate = len(latencies) / sum(latencies)
-    details = {"calls": len(latencies), **_percentiles(ordered)}
+    details = {"calls": len(latencies), **percentiles(ordered)}
     return Measured(rate, "calls/s", [rate], details)
 
 
-def _percentiles(ordered: list[float]) -> dict[str, float]:
+def percentiles(ordered: list[float]) -> dict[str, float]:
+    """Return percentiles of seconds that are in order, in microseconds."""
     return {
         name: ordered[min(int(len(ordered) * share), len(ordered) - 1)] * 1e6
         for name, share in (("p50_us", 0.5), ("p99_us", 0.99), ("p999_us", 0.999))
     }
 
 
-def _expect_all(values: list[Any], wanted: list[Any], what: str) -> None:
+def expect_all(values: list[Any], wanted: list[Any], what: str) -> None:
+    """Raise, and say which is the first that is wrong, where results aren't the right ones."""
     if values == wanted:
         return
     expect(len(values), len(wanted), f"{what}, number of results")
@@ -180,7 +182,7 @@ def pipelined(peer: Peer, amount: Amount, actor: Any, ordered: bool | None = Non
         nonlocal last
         values = peer.burst(calls)
         wanted = list(range(last + 1, last + 1 + len(calls)))
-        _expect_all(values if in_order else sorted(values), wanted, "a window of calls")
+        expect_all(values if in_order else sorted(values), wanted, "a window of calls")
         last += len(calls)
 
     return windows(amount, len(calls), one)
@@ -192,7 +194,7 @@ def tasks_pipelined(peer: Peer, amount: Amount) -> Measured:
     wanted = list(range(1, len(calls) + 1))
 
     def one() -> None:
-        _expect_all(peer.burst(calls), wanted, "a window of tasks")
+        expect_all(peer.burst(calls), wanted, "a window of tasks")
 
     return windows(amount, len(calls), one)
 
@@ -231,7 +233,7 @@ def fan(peer: Peer, amount: Amount, callers: int, actors: int) -> Measured:
             wanted = [made + 1 + i // actors for i in range(count)]
             for index in range(actors):
                 row = values[index::actors]
-                _expect_all(
+                expect_all(
                     row if peer.ordered else sorted(row), wanted[index::actors], "a window of calls"
                 )
             made += rows
@@ -352,7 +354,7 @@ def latency(peer: FuturePeer, amount: Amount, actor: Any) -> Measured:
     details: dict[str, Any] = {"highest": highest}
     for share in (10, 50, 90):
         rate, latencies = _paced(peer, actor, highest * share / 100, amount)
-        details[f"at_{share}_percent"] = {"rate": rate, **_percentiles(sorted(latencies))}
+        details[f"at_{share}_percent"] = {"rate": rate, **percentiles(sorted(latencies))}
     value = details["at_50_percent"]["p99_us"] / 1e6
     return Measured(value, "s", [value], details)
 

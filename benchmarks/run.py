@@ -14,14 +14,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from chart import chart
@@ -43,6 +40,7 @@ from peers import (
 )
 from report import all_reached, compare, latency_table, table_of
 from rich.console import Console
+from shared import machine, names_of, on_what, short, versions
 
 PAUSE_SECONDS = 2.0
 PEERS = (OURS, RAY, XOSCAR, DASK, CELERY, FLOOR)
@@ -75,7 +73,7 @@ def main() -> int:
             "only": options.only,
             "peers": options.peers,
         },
-        "machine": _machine(),
+        "machine": machine(),
         "versions": _versions(rounds),
         "rounds": [_public(measured) for measured in rounds],
         "workloads": workloads,
@@ -84,8 +82,7 @@ def main() -> int:
     }
     path = RESULTS / f"bench-{stamp}.json"
     path.write_text(json.dumps(summary, indent=2) + "\n")
-    machine = _machine()
-    subtitle = f"{stamp}, {options.rounds} round(s), {machine['cores']} cores of {machine['cpu']}"
+    subtitle = f"{stamp}, {options.rounds} round(s), {on_what()}"
     picture = path.with_suffix(".svg")
     picture.write_text(chart(workloads, PEERS, subtitle))
     console.print(table_of(workloads, options.rounds, PEERS))
@@ -97,7 +94,7 @@ def main() -> int:
     for failure in failures:
         console.print(f"failed: {failure}", style="red", highlight=False, markup=False)
     for written in (path, picture):
-        console.print(f"written to {_short(written)}", highlight=False)
+        console.print(f"written to {short(written)}", highlight=False)
     return 0 if all_reached(workloads) and not failures else 1
 
 
@@ -124,14 +121,14 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument(
         "--only",
-        type=_names_of(list(WORKLOADS)),
+        type=names_of(list(WORKLOADS)),
         metavar="NAMES",
         help=f"of {', '.join(WORKLOADS)}; separated by commas",
     )
     names = [spec.name for spec in PEERS]
     parser.add_argument(
         "--peers",
-        type=_names_of(names),
+        type=names_of(names),
         default=names,
         metavar="NAMES",
         help=f"of {', '.join(names)}; separated by commas",
@@ -145,17 +142,6 @@ def _options() -> argparse.Namespace:
         full = options.extent == "full"
         options.only = [name for name, one in WORKLOADS.items() if full or not one.full_only]
     return options
-
-
-def _names_of(known: Sequence[str]) -> Callable[[str], list[str]]:
-    def names(text: str) -> list[str]:
-        chosen = [name.strip() for name in text.split(",")]
-        unknown = [name for name in chosen if name not in known]
-        if unknown:
-            raise argparse.ArgumentTypeError(f"no such name: {', '.join(unknown)}")
-        return chosen
-
-    return names
 
 
 def _interpreters(wanted: Sequence[str], failures: list[str]) -> dict[str, str]:
@@ -233,32 +219,8 @@ def _public(measured: Round) -> dict[str, Any]:
 
 
 def _versions(rounds: Sequence[Round]) -> dict[str, str]:
-    versions = {m.peer: m.announced["version"] for m in rounds if "version" in m.announced}
-    versions["python"] = platform.python_version()
-    for package in ("celery", "kombu", "amqp", "redis", "hiredis"):
-        versions[package] = version(package)
-    described = subprocess.run(
-        ["git", "describe", "--always", "--dirty"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    versions["commit"] = described.stdout.strip()
-    return versions
-
-
-def _machine() -> dict[str, Any]:
-    model = ""
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            model = line.partition(":")[2].strip()
-            break
-    return {"cpu": model, "cores": len(os.sched_getaffinity(0)), "kernel": platform.release()}
-
-
-def _short(path: Path) -> Path:
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    peers = {m.peer: m.announced["version"] for m in rounds if "version" in m.announced}
+    return {**peers, **versions()}
 
 
 if __name__ == "__main__":
