@@ -29,7 +29,7 @@ from celery_actors.client.creation import (
     provide_when_ready,
 )
 from celery_actors.client.current import require_process
-from celery_actors.client.executors import Shape
+from celery_actors.client.leases import Shape
 from celery_actors.client.process import Process
 from celery_actors.control import ActorSpec
 from celery_actors.declarations import (

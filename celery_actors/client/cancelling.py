@@ -111,10 +111,23 @@ def _withdraw(process: Process, box: Outbox, call: PendingCall) -> None:
     call.kept.clear()
 
 
+def withdraw_waiting(process: Process, executor: bytes) -> None:
+    """Ask an executor not to begin the tasks of this process that wait in it.
+
+    It answers with a hint that says which: see :meth:`Executors.taken_back`.
+    """
+    _send(process, executor, Order(OrderKind.WITHDRAW, process.caller.hex()))
+
+
 def _tell(process: Process, actor: bytes, task_id: bytes, recursive: bool) -> None:
     """Tell the actor's process; what it can't be told yet, it finds noted when it begins."""
     process.results.cancel(actor, task_id)
     process.flush()
+    _send(process, actor, Order(OrderKind.CANCEL, task_id.hex(), recursive=recursive))
+
+
+def _send(process: Process, actor: bytes, order: Order) -> None:
+    """Send an order to an actor's process, past its mailbox; none, if there is no process."""
     record = process.control.actor(actor.hex())
     if record is None or record.node_id is None:
         return
@@ -122,7 +135,6 @@ def _tell(process: Process, actor: bytes, task_id: bytes, recursive: bool) -> No
     if host is None:
         return
     hostname = actor_hostname(record.class_name, record.actor_id, host)
-    order = Order(OrderKind.CANCEL, task_id.hex(), recursive=recursive)
     process.publish(lambda mailbox: mailbox.cancel(hostname, mailbox_name(actor), order))
 
 

@@ -2,30 +2,32 @@
 
 An executor is a process like an actor's, with a mailbox of its own, that runs any
 function.  This process asks for as many as it has tasks that are ready (their ref
-arguments are there), gives each one task at a time, and returns those that idle.  So a
-task that waits for arguments or for its turn holds no executor, exactly-once and order
-come from the mailbox as for any call, and a task whose executor dies is tried on another.
+arguments are there), gives them tasks (see :mod:`celery_actors.client.leases`), and returns
+those that idle.  So a task that waits for arguments or for its turn holds no executor,
+exactly-once and order come from the mailbox as for any call, and a task whose executor dies
+is tried on another.
+
+Short tasks wait in a mailbox behind others.  When those take long, the executor is told not
+to begin what waits; it answers which of them it never will, and these are given to others.
 """
 
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from time import monotonic
 from typing import TYPE_CHECKING
 
+from celery_actors.client.cancelling import withdraw_waiting
 from celery_actors.client.creation import create_actor, kill_actor
+from celery_actors.client.leases import Lease, Pool, Shape
 from celery_actors.client.objects import Entry, ObjectState
-from celery_actors.client.outbox import PendingCall
+from celery_actors.client.outbox import PendingCall, TaskWithdrawn
 from celery_actors.client.recovery import death_of
 from celery_actors.control import (
-    ANYWHERE,
     ActorSpec,
     CallerGone,
     InsufficientResources,
-    Target,
 )
 from celery_actors.exceptions import (
     ActorsError,
@@ -37,13 +39,13 @@ from celery_actors.exceptions import (
 from celery_actors.ids import new_actor_id, object_id
 from celery_actors.protocol.calls import CallFlag
 from celery_actors.protocol.creation import Creation, encode_creation
-from celery_actors.protocol.environment import NO_ENVIRONMENT, Environment
+from celery_actors.protocol.withdrawals import Withdrawal
 
 if TYPE_CHECKING:
     from celery_actors.client.process import Process
     from celery_actors.serialization import Dumped
 
-__all__ = ["Executors", "Shape"]
+__all__ = ["Executors"]
 
 logger = logging.getLogger(__name__)
 
@@ -52,59 +54,16 @@ _MOST_REQUESTS = 8
 _CHECK_EVERY = 2.0
 
 
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """What an executor is made of; tasks of equal shape share executors.
-
-    :ivar resources: ``(name, units of 1/10000)`` pairs, sorted.
-    :ivar sys_path: where the caller finds its own modules.
-    :ivar target: where it may be placed.
-    :ivar max_calls: after so many tasks an executor ends; 0: none does.
-    :ivar function: whose tasks these are, where there are most calls of one.
-    :ivar captures: what its tasks create runs in their placement group as well.
-    :ivar environment: the tasks' ``runtime_env``, together with what they inherit.
-    """
-
-    resources: tuple[tuple[str, int], ...]
-    sys_path: tuple[str, ...] = ()
-    environment: Environment = NO_ENVIRONMENT
-    target: Target = ANYWHERE
-    captures: bool = False
-    max_calls: int = 0
-    function: str = ""
-
-
-@dataclass(slots=True, eq=False)
-class _Lease:
-    """An executor that this process has."""
-
-    actor: bytes
-    task: PendingCall | None = None
-    idle_since: float = 0.0
-    calls: int = 0
-
-
-@dataclass(slots=True, eq=False)
-class _Pool:
-    """The executors and waiting tasks of one shape."""
-
-    shape: Shape
-    ready: deque[PendingCall] = field(default_factory=deque)
-    leases: dict[bytes, _Lease] = field(default_factory=dict)
-    requested: dict[bytes, float] = field(default_factory=dict)
-    unwanted_since: float = 0.0
-    short: bool = False  # no node is large enough any more
-
-
 class Executors:
     """All pools of one process.  Its tables are guarded by the process's lock."""
 
     def __init__(self, process: Process) -> None:
         self._process = process
-        self._pools: dict[Shape, _Pool] = {}
-        self._by_executor: dict[bytes, _Pool] = {}
+        self._pools: dict[Shape, Pool] = {}
+        self._by_executor: dict[bytes, Pool] = {}
         self._awaiting: dict[int, PendingCall] = {}  # tasks whose ref arguments are not there
         self._reclaim = False
+        self._taken_back = 0
 
     # -- submitting ------------------------------------------------------------------
 
@@ -132,7 +91,7 @@ class Executors:
             flags |= CallFlag.ARGUMENTS
             process.recovery.resolve_foreign([e for e in arguments if e.foreign and e.pending])
         with process.lock:
-            pool = self._pools.setdefault(shape, _Pool(shape))
+            pool = self._pools.setdefault(shape, Pool(shape))
             first = not pool.leases and not pool.requested
         if first:
             self._request(pool)
@@ -164,11 +123,13 @@ class Executors:
             if awaited:
                 self._awaiting[call.task] = call
                 process.objects.when_settled(awaited, lambda: self._make_ready(pool, call))
+                send = True
             else:
                 pool.ready.append(call)
-                self._dispatch(pool)
+                send = self._dispatch(pool)
         process.run_after()
-        process.flush()
+        if send:
+            process.flush()
         return entries
 
     def _hold(self, call: PendingCall, dumped: Dumped) -> None:
@@ -180,7 +141,7 @@ class Executors:
         holds = [self._process.hold(actor) for actor in dumped.actors]
         call.kept.extend(hold for hold in holds if hold is not None)
 
-    def _make_ready(self, pool: _Pool, call: PendingCall) -> None:
+    def _make_ready(self, pool: Pool, call: PendingCall) -> None:
         process = self._process
         process.sender.settle_argument_errors(call.arguments)
         with process.lock:
@@ -193,44 +154,43 @@ class Executors:
 
     # -- dispatching -------------------------------------------------------------------
 
-    def _dispatch(self, pool: _Pool) -> None:
-        """Give ready tasks to idle executors.  Under the lock."""
-        process = self._process
+    def _dispatch(self, pool: Pool) -> bool:
+        """Give ready tasks to executors; whether to send at once.  Under the lock."""
         if not pool.ready:
-            return
-        idle = [lease for lease in pool.leases.values() if lease.task is None]
-        if pool.shape.target.spread:  # the one that has run nothing for longest
-            idle.sort(key=lambda lease: lease.idle_since)
-        for lease in idle:
-            call = pool.ready.popleft()
-            lease.task = call
+            return False
+        process, send, now = self._process, False, monotonic()
+        for lease, call in pool.give(now):
             box = process.outbox(lease.actor)
             call.sent = False
-            box.add(call, process.next_sequence())
-            process.dirty[box] = None
-            if not pool.ready:
-                return
+            send = process.sender.enqueue(box, call, process.next_sequence()) or send
+            if len(lease.tasks) == 2:
+                process.listener.wake()  # tick() sees to it that it does not wait for long
         if len(pool.requested) < min(len(pool.ready), _MOST_REQUESTS):
             process.listener.wake()  # tick() asks for more
+        return send
 
-    def _done(self, pool: _Pool, call: PendingCall) -> None:
-        """A task is resolved: its executor is free.  Under the lock."""
-        for lease in pool.leases.values():
-            if lease.task is call:
-                lease.task = None
-                lease.idle_since = monotonic()
-                lease.calls += 1
-                if lease.calls == pool.shape.max_calls:
-                    self._return(lease, pool)
-                break
+    def _done(self, pool: Pool, call: PendingCall) -> None:
+        """A task is resolved: its executor may have another.  Under the lock."""
+        lease = pool.done(call, monotonic())
+        if lease is not None and lease.calls == pool.shape.max_calls:
+            self._return(lease, pool)
         self._dispatch(pool)
 
-    def _failed(self, pool: _Pool, call: PendingCall, error: Exception) -> bool:
+    def _failed(self, pool: Pool, call: PendingCall, error: Exception) -> bool:
         """A task's executor died: whether it is tried again.  Under the lock."""
+        lease = pool.holder(call)
+        begun = lease is None or lease.is_first(call)
+        pool.take_back(call)
+        if isinstance(error, TaskWithdrawn):
+            pool.ready.appendleft(call)
+            self._dispatch(pool)
+            return True
+        if lease is not None:
+            lease.died = True
         if isinstance(error, RuntimeEnvSetupError):  # it would fail for the next one too
             self._give_up(call, error)
             return False
-        if call.retries == 0:
+        if begun and call.retries == 0:
             crashed = WorkerCrashedError(
                 f"the process that ran task {call.method.decode()} died and it may not be "
                 f"retried (again): {error}"
@@ -238,15 +198,33 @@ class Executors:
             crashed.__cause__ = error
             self._give_up(call, crashed)
             return False
-        call.retries -= 1 if call.retries > 0 else 0
+        if begun and call.retries > 0:
+            call.retries -= 1
+        call.alone = True
         pool.ready.appendleft(call)
         return True
+
+    def taken_back(self, withdrawal: Withdrawal) -> None:
+        """An executor will not begin tasks that waited in it: others may."""
+        actor, begun, taken = withdrawal
+        process = self._process
+        with process.lock:
+            pool, box = self._by_executor.get(actor), process.outboxes.get(actor)
+            if pool is None or box is None:
+                return
+            calls = box.withdraw(begun, taken)
+            for call in calls:
+                pool.take_back(call)
+            self._taken_back += len(calls)
+            pool.ready.extendleft(reversed(calls))
+            self._dispatch(pool)
+        process.flush()
 
     def _give_up(self, call: PendingCall, error: ActorsError) -> None:
         for entry in call.entries:
             self._process.objects.settle(entry, ObjectState.FAILED, error=error)
 
-    def _fail_ready(self, pool: _Pool, error: ActorsError) -> None:
+    def _fail_ready(self, pool: Pool, error: ActorsError) -> None:
         ready = list(pool.ready)
         pool.ready.clear()
         for call in ready:
@@ -259,7 +237,7 @@ class Executors:
 
     # -- leasing -------------------------------------------------------------------------
 
-    def _request(self, pool: _Pool) -> None:
+    def _request(self, pool: Pool) -> None:
         process = self._process
         actor = new_actor_id()
         with process.lock:
@@ -302,7 +280,7 @@ class Executors:
             pool = self._by_executor.get(actor)
             if pool is None or pool.requested.pop(actor, None) is None:
                 return
-            pool.leases[actor] = _Lease(actor, idle_since=monotonic())
+            pool.leases[actor] = Lease(actor, idle_since=monotonic())
             hold = process.holds.add(actor, f"{process.caller.hex()}/p")
             process.outbox(actor).kept = hold
             self._dispatch(pool)
@@ -329,6 +307,12 @@ class Executors:
         process.run_after()
         process.listener.wake()
 
+    def doubt(self) -> None:
+        """What executors said may have been lost."""
+        with self._process.lock:
+            for pool in self._pools.values():
+                pool.doubt()
+
     def reclaim(self) -> None:
         """Somebody waits for resources: return idle executors at once."""
         self._reclaim = True
@@ -337,7 +321,9 @@ class Executors:
     def next_due(self) -> float:
         """When :meth:`tick` has something to do."""
         pools = [p for p in self._pools.values() if p.leases or p.requested or p.ready]
-        return monotonic() + 0.25 if pools else float("inf")
+        if not pools:
+            return float("inf")
+        return min(monotonic() + 0.25, *(pool.next_due for pool in pools))
 
     def tick(self, now: float) -> None:
         """Ask for executors that are wanted; return those that are not.  Background thread."""
@@ -346,11 +332,12 @@ class Executors:
         reclaim, self._reclaim = self._reclaim, False
         for pool in list(self._pools.values()):
             self._request_wanted(pool)
+            self._take_back_overdue(pool, now)
             self._return_idle(pool, now, 0.0 if reclaim else _LINGER)
             self._cancel_unwanted(pool, now)
             self._check_requested(pool, now)
 
-    def _request_wanted(self, pool: _Pool) -> None:
+    def _request_wanted(self, pool: Pool) -> None:
         try:
             while len(pool.requested) < min(len(pool.ready), _MOST_REQUESTS):
                 self._request(pool)
@@ -369,21 +356,27 @@ class Executors:
         else:
             pool.short = False
 
-    def _return_idle(self, pool: _Pool, now: float, linger: float) -> None:
+    def _take_back_overdue(self, pool: Pool, now: float) -> None:
+        with self._process.lock:
+            overdue = pool.overdue(now)
+        for lease in overdue:
+            withdraw_waiting(self._process, lease.actor)
+
+    def _return_idle(self, pool: Pool, now: float, linger: float) -> None:
         process = self._process
         with process.lock:
             for lease in list(pool.leases.values()):
-                if lease.task is None and not pool.ready and now - lease.idle_since >= linger:
+                if not lease.tasks and not pool.ready and now - lease.idle_since >= linger:
                     self._return(lease, pool)
         process.flush()
 
-    def _return(self, lease: _Lease, pool: _Pool) -> None:
+    def _return(self, lease: Lease, pool: Pool) -> None:
         """Let an executor end.  Under the lock."""
         del pool.leases[lease.actor]
         self._by_executor.pop(lease.actor, None)
         self._process.outbox(lease.actor).kept = None  # its hold goes behind the tasks
 
-    def _cancel_unwanted(self, pool: _Pool, now: float) -> None:
+    def _cancel_unwanted(self, pool: Pool, now: float) -> None:
         """Withdraw requests that no task waits for any more."""
         process = self._process
         with process.lock:
@@ -402,7 +395,7 @@ class Executors:
         for actor in unwanted:
             kill_actor(process, actor, "its caller no longer needs it")
 
-    def _check_requested(self, pool: _Pool, now: float) -> None:
+    def _check_requested(self, pool: Pool, now: float) -> None:
         """Look at requests whose answer may have been lost."""
         process = self._process
         for actor, since in list(pool.requested.items()):
@@ -451,15 +444,16 @@ class Executors:
     def busy(self) -> bool:
         """Whether a task waits or runs.  Under the lock."""
         return bool(self._awaiting) or any(
-            pool.ready or any(lease.task for lease in pool.leases.values())
+            pool.ready or any(lease.tasks for lease in pool.leases.values())
             for pool in self._pools.values()
         )
 
     def statistics(self) -> Mapping[str, int]:
-        """Return how many executors and ready tasks there are."""
+        """Return how many executors and ready tasks there are, and how many were taken back."""
         pools = self._pools.values()
         return {
             "leases": sum(len(pool.leases) for pool in pools),
             "requested": sum(len(pool.requested) for pool in pools),
             "ready": sum(len(pool.ready) for pool in pools),
+            "taken_back": self._taken_back,
         }

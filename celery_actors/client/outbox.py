@@ -18,17 +18,24 @@ from time import monotonic
 from typing import Any
 
 from celery_actors.client.objects import Entry, ObjectState, ObjectTable, Waiter
+from celery_actors.exceptions import ActorsError
 from celery_actors.protocol.calls import CallFlag, encode_call
 from celery_actors.protocol.cursors import Cursor
 from celery_actors.protocol.payload import encode_arguments
 
-__all__ = ["Outbox", "PendingCall"]
+__all__ = ["Outbox", "PendingCall", "TaskWithdrawn"]
 
 _PENDING = ObjectState.PENDING
 
+_NOTHING = CallFlag.RELEASE | CallFlag.CANCELLED
+_EMPTY = CallFlag.CANCELLED | CallFlag.STORE_NOTHING
 _CALL_BYTES = 64  # what a call counts for in the window besides its payload
 _RESEND_FIRST = 5.0
 _RESEND_MOST = 60.0
+
+
+class TaskWithdrawn(ActorsError):
+    """An executor has not begun a task, and never will: another gets it.  Users don't see it."""
 
 
 @dataclass(slots=True, eq=False)
@@ -42,6 +49,10 @@ class PendingCall:
     :ivar carried: actors whose handles are inside; the call has holds on them.
     :ivar kept: refs and holds of handles inside its arguments, alive until it's resolved.
     :ivar on_failed: takes the call back when its actor died (tasks are tried elsewhere).
+    :ivar alone: a task that gets an executor for itself.
+    :ivar asked_back: a task that its executor was asked not to begin.
+    :ivar doubted: the answer to that may have been lost: passed over without a result, it may
+        not have run.
     :ivar options: encoded options for the executor (see protocol.call_options).
     :ivar parent: the task id of the call that made this one, if a call did.
     """
@@ -62,6 +73,9 @@ class PendingCall:
     previous: int = 0
     sent: bool = False
     retries: int = 0
+    alone: bool = False
+    asked_back: bool = False
+    doubted: bool = False
     options: bytes = b""
     parent: bytes | None = None
 
@@ -69,6 +83,11 @@ class PendingCall:
     def size(self) -> int:
         """Bytes that it counts for in the window."""
         return len(self.payload) + _CALL_BYTES
+
+    @property
+    def is_unsettled(self) -> bool:
+        """Whether no value of it is known."""
+        return not self.entries or any(entry.pending for entry in self.entries)
 
     def _unwanted(self) -> bool:
         for entry in self.entries:  # noqa: SIM110 - on every call, and a generator costs twice
@@ -186,17 +205,19 @@ class Outbox:
         if cursor.unfinished:
             running = frozenset(cursor.unfinished)
             covered = [s for s in takewhile(high.__ge__, unresolved) if s not in running]
-            resolved.extend(map(self._resolve, covered))
         else:
             covered = list(takewhile(high.__ge__, unresolved))
-            resolved.extend(map(self._resolve, covered))
+        resolved.extend(filter(None, map(self._resolve, covered)))
         if resolved:
             self._progressed()
         return resolved
 
-    def _resolve(self, sequence: int) -> PendingCall:
+    def _resolve(self, sequence: int) -> PendingCall | None:
         call = self.unresolved.pop(sequence)
         self.bytes -= call.size
+        if call.doubted and call.on_failed is not None and call.is_unsettled:
+            call.on_failed(call, TaskWithdrawn("an executor passed over it"))
+            return None
         for entry in call.entries:
             if entry.state is _PENDING:  # finished, but nothing was stored or its push was lost
                 self._objects.settle(entry, ObjectState.STORED)
@@ -240,6 +261,25 @@ class Outbox:
                 call.on_done(call)
         self._progressed()
         return failed
+
+    def withdraw(self, after: int, through: int) -> list[PendingCall]:
+        """Take calls back that the other side says it will never begin; returns them.
+
+        :param after, through: between these sequences, the second included.  Their places are
+            still to be taken: what stands there instead asks for nothing.
+        """
+        taken: list[PendingCall] = []
+        for sequence, call in self.unresolved.items():
+            if after < sequence <= through and not call.flags & _NOTHING:
+                taken.append(call)
+        for call in taken:
+            place = PendingCall(call.task, b"", b"", (), _EMPTY, returns=0)
+            place.sequence, place.previous, place.sent = call.sequence, call.previous, True
+            self.unresolved[call.sequence] = place
+            self.bytes += place.size - call.size
+        places = {id(call): self.unresolved[call.sequence] for call in taken}
+        self.unsent = deque(places.get(id(call), call) for call in self.unsent)
+        return taken
 
     def rewind(self) -> None:
         """Send all unresolved calls again, in order (the connection was lost)."""

@@ -29,6 +29,7 @@ from celery_actors.exceptions import (
     TaskError,
 )
 from celery_actors.ids import CALLER_BYTES, object_id
+from celery_actors.protocol.withdrawals import decode_withdrawal
 
 if TYPE_CHECKING:
     from celery_actors.client.process import Process
@@ -98,6 +99,8 @@ class Recovery:
         process = self._process
         if kind == b"L":  # an executor has its resources
             process.executors.placed(bytes.fromhex(text))
+        elif kind == b"B":  # an executor will not begin tasks that waited in it
+            process.executors.taken_back(decode_withdrawal(process.signer, process.caller, text))
         elif kind == b"W":  # a value that was waited for is there
             self._ready.add(bytes.fromhex(text))
         elif kind == b"K":  # somebody cancels a call of this process
@@ -308,6 +311,7 @@ class Recovery:
         if process.closed:
             return False
         try:
+            process.executors.doubt()
             process.replies.open()
             with process.mailbox.lock:
                 if not process.mailbox.connected:

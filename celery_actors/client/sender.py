@@ -121,18 +121,21 @@ class Sender:
         return entries
 
     def _submit(self, box: Outbox, call: PendingCall, sequence: int) -> bool:
-        """Add a call to its outbox; whether the calling thread should send.  Under the lock.
-
-        An idle outbox sends at once from the calling thread.  Calls made while others are
-        under way gather until a batch is full, the last one left a while ago, somebody
-        waits, or the background thread comes to send them, whichever is first.
-        """
         if box.dead is not None:
             call.sequence = sequence
             box.unresolved[sequence] = call
             box.bytes += call.size
             self._p.housekeeping.calls_failed(box, box.fail(box.dead))
             return False
+        return self.enqueue(box, call, sequence)
+
+    def enqueue(self, box: Outbox, call: PendingCall, sequence: int) -> bool:
+        """Add a call to its outbox; whether the calling thread should send.  Under the lock.
+
+        An idle outbox sends at once from the calling thread.  Calls made while others are
+        under way gather until a batch is full, the last one left a while ago, somebody
+        waits, or the background thread comes to send them, whichever is first.
+        """
         idle = box.idle
         box.add(call, sequence)
         for entry in call.arguments:

@@ -30,6 +30,7 @@ class OrderKind(str, Enum):
     STOP = "stop"  # into a mailbox: stop, if no hold is left, behind the calls before
     FETCH = "fetch"  # to a node: send an object of your shared memory
     CANCEL = "cancel"  # to an actor's process, past its mailbox: this call is not wanted
+    WITHDRAW = "withdraw"  # to an executor, past its mailbox: begin none of this caller's tasks
     FREE = "free"  # to a node: an object of your shared memory is no longer needed
 
 
@@ -37,7 +38,8 @@ class OrderKind(str, Enum):
 class Order:
     """One order.
 
-    :ivar subject: the actor's id, the segment (FETCH, FREE) or the task id (CANCEL), in hex.
+    :ivar subject: the actor's id, the segment (FETCH, FREE), the task id (CANCEL) or
+        the caller (WITHDRAW), in hex.
     :ivar incarnation: of the actor, where it matters.
     :ivar recursive: CANCEL also what that call has called.
     """

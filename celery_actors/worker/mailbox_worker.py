@@ -392,7 +392,7 @@ def _reject(channel: Any, tag: int) -> None:
 
 @control_command(args=[("order", str)], signature="[order]")  # type: ignore[untyped-decorator]
 def actors_cancel(state: Any, order: str) -> dict[str, str]:
-    """Cancel a call: an order signed by its caller, in hex (see client.cancelling)."""
+    """Cancel a call, or take waiting tasks back: an order in hex (see client.cancelling)."""
     worker: MailboxWorker = state.consumer.controller
     try:
         return {"ok": worker.cancel_call(bytes.fromhex(order))}

@@ -31,10 +31,11 @@ from celery_actors.protocol.concurrency import Concurrency
 from celery_actors.protocol.creation import Creation, decode_creation
 from celery_actors.protocol.orders import OrderKind, decode_order
 from celery_actors.protocol.signing import Signer
+from celery_actors.protocol.withdrawals import Withdrawal, encode_withdrawal
 from celery_actors.store.results import Committer
 from celery_actors.worker.acks import Acknowledgements, ConcurrentAcknowledgements
 from celery_actors.worker.activity import Activity
-from celery_actors.worker.cancellation import Cancellations, Found
+from celery_actors.worker.cancellation import Cancellations, Found, TaskCancellations
 from celery_actors.worker.commits import Commits
 from celery_actors.worker.context import Assignment, set_assignment
 from celery_actors.worker.environments import enter, fail
@@ -193,7 +194,8 @@ class ActorProcess:
         self._acks = Acknowledgements() if serial else ConcurrentAcknowledgements()
         self._progress = Progress() if serial else ConcurrentProgress()
         self._inbox: Inbox | SimpleQueue[Any] = _inbox_for(concurrency)
-        self._cancellations = Cancellations()
+        is_executor = self._instance.is_executor
+        self._cancellations = TaskCancellations() if is_executor else Cancellations()
         self._most_begun = _UNCOMMITTED + (0 if serial else concurrency.most)
         recorder = Recorder(launch, self._most_begun) if launch.records_calls else None
         self._recorder = recorder
@@ -353,12 +355,29 @@ class ActorProcess:
     # -- cancelling (consumer's thread) -----------------------------------------------
 
     def _cancel(self, body: bytes) -> str:
-        """Carry out a signed order to cancel a call; returns what became of it."""
+        """Carry out a signed order to cancel a call, or to begin none; returns what it did."""
         order = decode_order(self._process.signer, mailbox_name(self._actor), body)
+        if order.kind is OrderKind.WITHDRAW:
+            return self._withdraw(bytes.fromhex(order.subject))
         if order.kind is not OrderKind.CANCEL:
             raise ValueError(f"an order to {order.kind.value} does not come this way")
         raw = bytes.fromhex(order.subject)
         return self._cancel_call(raw[:8], int.from_bytes(raw[8:], "big"), order.recursive)
+
+    def _withdraw(self, caller: bytes) -> str:
+        """Begin none of a caller's tasks that wait here, and tell it which these are."""
+        cancellations = self._cancellations
+        if not isinstance(cancellations, TaskCancellations):
+            raise ValueError("an actor's calls can't be taken back: they run in their order")
+        taken, process = self._intake.accepted.get(caller, 0), self._process
+
+        def tell(begun: int) -> None:
+            said = Withdrawal(self._actor, begun, taken)
+            hint = f"B{encode_withdrawal(process.signer, caller, said)}"
+            process.redis.publish(process.results.channel(caller.hex()), hint)
+
+        cancellations.withdraw(caller, taken, tell)
+        return "withdrawn"
 
     def _cancel_call(self, caller: bytes, task: int, recursive: bool) -> str:
         found = self._cancellations.cancel(

@@ -90,6 +90,7 @@ class Run(RunningCall):
 
     def __init__(self, call: Call, describe: Callable[[str], str]) -> None:
         self.key = (call.caller, call.task)
+        self.sequence = call.sequence
         self.call = call
         self.describe = describe
         self.payload = call.payload
@@ -164,7 +165,9 @@ class Runner:
         """Begin a call; ``None``: it is not to run, and what is to be said was said."""
         run = Run(call, self._instance.describe)
         if not self._cancellations.start(run):
-            self._commits.add(call.caller, call.sequence, self.cancelled_results(call))
+            withdrawn = self._cancellations.is_withdrawn(call.caller, call.sequence)
+            results = [] if withdrawn else self.cancelled_results(call)
+            self._commits.add(call.caller, call.sequence, results)
             return None
         if self._attempts:
             run.attempt = self._attempts.get((call.caller, call.sequence), 0)

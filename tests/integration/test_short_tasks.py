@@ -1,0 +1,186 @@
+"""Short tasks wait in executors behind others, and nobody is worse off for it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from waiting import wait_until
+
+import celery_actors as ray
+from celery_actors.client import executors as executors_module
+from celery_actors.client.current import require_process
+from celery_actors.exceptions import WorkerCrashedError
+
+pytestmark = pytest.mark.usefixtures("cluster")
+
+SECONDS = 60
+CPUS = 4
+
+
+def runs(folder: Path) -> dict[str, int]:
+    """How often each task has run."""
+    return {path.name: path.stat().st_size for path in folder.iterdir()}
+
+
+def note(folder: str, name: object) -> None:
+    descriptor = os.open(f"{folder}/{name}", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(descriptor, b".")
+    os.close(descriptor)
+
+
+@ray.remote
+def short(folder: str, number: int) -> int:
+    note(folder, number)
+    return number
+
+
+@ray.remote
+def blocker(folder: str, gate: str, number: int) -> str:
+    note(folder, f"blocker{number}")
+    while not Path(gate).exists():
+        time.sleep(0.01)
+    return "done"
+
+
+@ray.remote(num_cpus=0)
+class Signal:
+    def __init__(self) -> None:
+        self.sent = asyncio.Event()
+
+    async def send(self) -> None:
+        self.sent.set()
+
+    async def wait(self) -> str:
+        await self.sent.wait()
+        return "was sent"
+
+
+@ray.remote
+def waits_for(signal: Any) -> Any:
+    return ray.get(signal.wait.remote())
+
+
+@ray.remote
+def sends(signal: Any) -> str:
+    ray.get(signal.send.remote())
+    return "sent"
+
+
+@ray.remote
+def waits_in_get(refs: list[Any]) -> list[Any]:
+    return ray.get(refs)
+
+
+@ray.remote
+def dies(folder: str) -> None:
+    note(folder, "dies")
+    os._exit(7)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """As many executors as CPUs are there and stay, and tasks have been short of late."""
+    folder = tmp_path / "runs"
+    folder.mkdir()
+    gate = str(tmp_path / "all-here")
+    refs = [blocker.remote(str(folder), gate, number) for number in range(CPUS)]
+    executors = require_process().executors
+    wait_until(lambda: len(runs(folder)) == CPUS, "as many executors as CPUs")
+    wait_until(lambda: executors.statistics()["leases"] == CPUS, "no more executors than CPUs")
+    monkeypatch.setattr(executors_module, "_LINGER", SECONDS)
+    Path(gate).touch()
+    assert ray.get(refs, timeout=SECONDS) == ["done"] * CPUS
+    for path in folder.iterdir():
+        path.unlink()
+    for pool in executors._pools.values():
+        pool.usual = 0.0005
+        for lease in pool.leases.values():
+            lease.calls = 1
+    return folder
+
+
+def taken_back() -> int:
+    return require_process().executors.statistics()["taken_back"]
+
+
+def test_tasks_behind_one_that_takes_long_go_elsewhere_and_run_once(
+    folder: Path, tmp_path: Path
+) -> None:
+    gate, before = tmp_path / "gate", taken_back()
+    blocked = [blocker.remote(str(folder), str(gate), number) for number in range(CPUS - 1)]
+    refs = [short.remote(str(folder), number) for number in range(100)]
+    assert ray.get(refs, timeout=SECONDS) == list(range(100))
+    assert taken_back() > before
+    gate.touch()
+    assert ray.get(blocked, timeout=SECONDS) == ["done"] * (CPUS - 1)
+    assert set(runs(folder).values()) == {1}
+    assert len(runs(folder)) == 100 + CPUS - 1
+
+
+def test_tasks_whose_refs_are_dropped_run_once_too(folder: Path, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    blocked = [blocker.remote(str(folder), str(gate), number) for number in range(CPUS - 1)]
+    for number in range(50):
+        short.remote(str(folder), number)
+    for number in range(50, 100):
+        assert short.options(num_returns=0).remote(str(folder), number) is None
+    wait_until(lambda: len(runs(folder)) == 100 + CPUS - 1, "all of them")
+    gate.touch()
+    assert ray.get(blocked, timeout=SECONDS) == ["done"] * (CPUS - 1)
+    assert set(runs(folder).values()) == {1}
+
+
+def test_a_task_may_wait_for_what_one_behind_it_does(folder: Path) -> None:
+    signal = Signal.remote()
+    waiting = [waits_for.remote(signal) for _ in range(CPUS)]
+    before, sending = taken_back(), sends.remote(signal)
+    assert ray.get(waiting, timeout=SECONDS) == ["was sent"] * CPUS
+    assert ray.get(sending, timeout=SECONDS) == "sent"
+    assert taken_back() > before
+
+
+def test_tasks_that_get_refs_of_others(folder: Path) -> None:
+    inner = [short.remote(str(folder), number) for number in range(60)]
+    outer = [waits_in_get.remote(inner[at : at + 20]) for at in range(0, 60, 20)]
+    assert ray.get(outer, timeout=SECONDS) == [list(range(at, at + 20)) for at in range(0, 60, 20)]
+
+
+def test_a_task_that_waits_behind_another_can_be_cancelled(folder: Path, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    blocked = [blocker.remote(str(folder), str(gate), number) for number in range(CPUS)]
+    refs = [short.remote(str(folder), number) for number in range(40)]
+    for ref in refs:
+        ray.cancel(ref)
+    for ref in refs:
+        with pytest.raises(ray.exceptions.TaskCancelledError):
+            ray.get(ref, timeout=SECONDS)
+    gate.touch()
+    assert ray.get(blocked, timeout=SECONDS) == ["done"] * CPUS
+    assert set(runs(folder)) == {f"blocker{number}" for number in range(CPUS)}
+
+
+def test_a_death_costs_those_that_had_not_begun_no_retry(folder: Path) -> None:
+    """Each is allowed one; the one that dies takes two processes along."""
+    killer = dies.options(max_retries=1).remote(str(folder))
+    refs = [short.options(max_retries=1).remote(str(folder), number) for number in range(100)]
+    assert ray.get(refs, timeout=SECONDS) == list(range(100))
+    with pytest.raises(WorkerCrashedError, match="exited with status 7"):
+        ray.get(killer, timeout=SECONDS)
+    assert runs(folder)["dies"] == 2
+
+
+def test_what_may_not_be_tried_again_is_never_behind_another(folder: Path) -> None:
+    refs = [short.options(max_retries=0).remote(str(folder), number) for number in range(40)]
+    killers = [dies.remote(str(folder)) for _ in range(2)]
+    assert ray.get(refs, timeout=SECONDS) == list(range(40))
+    for killer in killers:
+        with pytest.raises(WorkerCrashedError):
+            ray.get(killer, timeout=SECONDS)
+    found = runs(folder)
+    assert found.pop("dies") == 2 * 4  # each with its three retries
+    assert found == {str(number): 1 for number in range(40)}
