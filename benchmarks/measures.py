@@ -27,7 +27,7 @@ class Amount:
     """How much of everything is measured; seconds are of each timed part."""
 
     next_actors: int = 10
-    many_actors: dict[str, int] = field(default_factory=lambda: {"ours": 300, "ray": 20})
+    many_actors: int = 300
     idle_actors: int = 10
     seconds: float = 1.2
     in_flight: int = 1000
@@ -39,7 +39,7 @@ class Amount:
 
 QUICK = Amount(
     next_actors=3,
-    many_actors={"ours": 30, "ray": 10},
+    many_actors=30,
     idle_actors=5,
     seconds=0.5,
     warm_up_seconds=0.1,
@@ -47,8 +47,6 @@ QUICK = Amount(
     objects=3,
     windows=1,
 )
-# Ray takes minutes for its 300.
-FULL = Amount(many_actors={"ours": 300, "ray": 300})
 
 
 @dataclass
@@ -86,7 +84,8 @@ def next_actor(peer: Peer, amount: Amount) -> Measured:
 
 def many_actors(peer: RayLike, amount: Amount) -> Measured:
     """Many at once, each called once: how many a second."""
-    count = amount.many_actors[peer.name]
+    # Ray's 300 take 14 GB: it gets as many as the machine has room for.
+    count = min(amount.many_actors, _available_bytes() // peer.actor_bytes)
     begun = time.perf_counter()
     actors = [peer.create() for _ in range(count)]
     values = peer.burst([(actor, "increment", ()) for actor in actors])
@@ -105,6 +104,13 @@ def idle_memory(peer: Peer, amount: Amount) -> Measured:
     time.sleep(IDLE_SECONDS)  # idling is what is measured
     samples = [_private_bytes(pid) / 1e6 for pid in pids]
     return Measured(statistics.median(samples), "MB", samples, {"highest": max(samples)})
+
+
+def _available_bytes() -> int:
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    raise OSError("/proc/meminfo has no MemAvailable")
 
 
 def _private_bytes(pid: int) -> int:

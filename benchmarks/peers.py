@@ -21,7 +21,7 @@ from environments import interpreter_of
 HERE = Path(__file__).resolve().parent
 ENVIRONMENTS = HERE / ".peers"
 RESULTS = HERE / "results"
-ROUND_SECONDS = {"quick": 150.0, "": 300.0, "full": 900.0}
+ROUND_SECONDS = {"quick": 150.0, "": 600.0, "full": 1200.0}
 STOP_SECONDS = 60.0
 
 

@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import measures
-from measures import FULL, QUICK, Amount, Measured
+from measures import QUICK, Amount, Measured
 from systems.base import Peer
 
 SETTLE_SECONDS = 1.0
@@ -109,7 +109,7 @@ def main() -> int:
 
     module, name = PEERS[options.peer]
     peer: Peer = getattr(importlib.import_module(module), name)()
-    amount = QUICK if options.quick else FULL if options.full else Amount()
+    amount = QUICK if options.quick else Amount()
     try:
         run(peer, options.workloads.split(","), amount, emit)
         emit({"announce": peer.announce()})

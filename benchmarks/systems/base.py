@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-WAIT_SECONDS = 120.0
+WAIT_SECONDS = 300.0
 CPUS = 2
 
 # What to call: an actor (or None: the stateless function), its method, the arguments.

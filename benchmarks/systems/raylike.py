@@ -53,6 +53,7 @@ class RayLike(FuturePeer):
         "latency",
     )
     name = ""
+    actor_bytes = 1  # memory to reckon with for an actor's process
 
     def __init__(self, ray: Any) -> None:
         self.ray = ray
@@ -175,6 +176,7 @@ class Ours(RayLike):
 
     workloads = (*RayLike.workloads, "events")
     name = "ours"
+    actor_bytes = 15_000_000
 
     def __init__(self) -> None:
         import celery_actors
@@ -236,6 +238,7 @@ class Ray(RayLike):
     """Ray, without its dashboard."""
 
     name = "ray"
+    actor_bytes = 55_000_000
 
     def __init__(self) -> None:
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"

@@ -50,6 +50,12 @@ class Scripts:
             return self._redis.eval(source, 0, *cast("tuple[str, ...]", given))
 
 
+def load_all() -> None:
+    """Read all scripts now: the actor processes that fork from this one then share them."""
+    for file in (files(__package__) / "lua").iterdir():
+        _load(file.name.removesuffix(".lua"))
+
+
 @cache
 def _load(name: str) -> tuple[str, str]:
     parts: dict[str, str] = {}

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.resources import files
 from struct import Struct
 from typing import Any, cast
@@ -37,6 +38,7 @@ class CommitRefused(ActorsError):
     """Another incarnation holds the actor's record: this process must exit."""
 
 
+@cache
 def _script(name: str) -> tuple[bytes, str]:
     source = (files("celery_actors.store") / "lua" / f"{name}.lua").read_bytes()
     return source, hashlib.sha1(source).hexdigest()

@@ -11,6 +11,7 @@ from kombu.asynchronous import set_event_loop
 
 from celery_actors.client.current import set_process
 from celery_actors.config import Settings
+from celery_actors.control.scripts import load_all
 from celery_actors.protocol.creation import Creation
 from celery_actors.worker.context import Assignment, set_assignment
 from celery_actors.worker.launch import Launch
@@ -41,6 +42,7 @@ def rehearse() -> None:
     )
     creation = Creation("", "Rehearsal", 0, 0, b"", ())
     ActorProcess(launch, Prepared.of(settings), creation, ()).make_parts()
+    load_all()
     set_process(None)
     set_assignment(Assignment())
     set_event_loop(None)
