@@ -30,7 +30,7 @@ __all__ = ["Sender"]
 _MOST_WINDOWS = 64
 _REOPEN = 0.75
 _WINDOW_PATIENCE = 2.0
-_GATHER = 0.001  # a thread that submits call after call sends so often at least
+_GATHER = 0.004  # a thread that submits call after call sends so often at least
 
 
 class Sender:
