@@ -233,6 +233,7 @@ class Housekeeping:
         process = self._process
         if process.segments.store.owns_files:
             process.segments.store.collect()
+        process.segments.rings.forget_idle()
         if now >= self._heartbeat_due and process.mailbox.lock.acquire(timeout=0.1):
             try:
                 self._heartbeat_due = now + _HEARTBEAT_EVERY

@@ -10,7 +10,7 @@ from enum import Enum
 from typing import Any
 
 from celery_actors.protocol.signing import SIGNATURE_BYTES
-from celery_actors.protocol.values import ValueFlag
+from celery_actors.protocol.values import Copy, ValueFlag
 
 __all__ = ["Entry", "ObjectState", "ObjectTable", "Waiter", "complete"]
 
@@ -56,6 +56,7 @@ class Entry:
 
     __slots__ = (
         "blob",
+        "copy",
         "dropped_refs",
         "error",
         "escaped",
@@ -82,6 +83,7 @@ class Entry:
         self.foreign = foreign  # another process made the call
         self.hold: str | None = None  # the token under which this process keeps it stored
         self.pinned = False  # a ref was pickled by other means: who has it is not known
+        self.copy: Copy | None = None  # announced: of its stored form, where it may still lie
         self.producer: bytes | None = None  # the actor that this process's call went to
         self.dropped_refs = dropped_refs
         self.waiters: list[Waiter] | None = None

@@ -21,7 +21,7 @@ from celery_actors.client.objects import Entry, ObjectState, ObjectTable, Waiter
 from celery_actors.exceptions import ActorsError
 from celery_actors.protocol.calls import CallFlag, encode_call
 from celery_actors.protocol.cursors import Cursor
-from celery_actors.protocol.payload import encode_arguments
+from celery_actors.protocol.payload import encode_arguments, set_apart
 
 __all__ = ["Outbox", "PendingCall", "TaskWithdrawn"]
 
@@ -95,16 +95,23 @@ class PendingCall:
                 return False
         return True
 
-    def encode(self) -> bytes:
-        """Return its encoded form; a call all of whose refs are gone stores nothing."""
+    def encode(self, apart: list[memoryview] | None = None, again: bool = True) -> bytes:
+        """Return its encoded form; a call all of whose refs are gone stores nothing.
+
+        :param apart: takes the buffers of its arguments, which are then not in it.
+        :param again: if it counts as sent, it was.
+        """
         flags = self.flags
         # A resent call may already have been stored, so it keeps the flags it had.
         if not self.sent and self.entries and self._unwanted():
             flags |= CallFlag.STORE_NOTHING
             self.flags = flags
-        if self.sent:
+        if self.sent and again:
             flags |= CallFlag.RESENT
         payload = self.payload
+        if apart is not None and (split := set_apart(payload, flags)) is not None:
+            payload, buffers = split
+            apart.append(buffers)
         if self.arguments:
             payload = encode_arguments([(e.oid, e.blob) for e in self.arguments]) + payload
         if self.options:
@@ -133,6 +140,7 @@ class Outbox:
         self.constructing: PendingCall | None = None  # this process creates the actor
         self.kept: object = None  # an executor's hold, as long as it is leased
         self.next_resend = 0.0
+        self.near = False  # the actor can read this process's ring, as it said last
         self.last_taken = 0.0  # when the last batch was taken to be sent
         self._resend_pause = _RESEND_FIRST
 
@@ -190,6 +198,10 @@ class Outbox:
     def idle(self) -> bool:
         """Whether nothing was sent that is not resolved."""
         return len(self.unresolved) == len(self.unsent) + len(self.blocked)
+
+    def needs(self, sequence: int) -> bool:
+        """Whether a call up to that sequence is unresolved, and may have to be read again."""
+        return self.floor <= sequence
 
     @property
     def floor(self) -> int:

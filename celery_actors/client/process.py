@@ -17,7 +17,7 @@ from copy import copy
 from functools import partial
 from itertools import islice
 from time import monotonic
-from typing import Any
+from typing import Any, cast
 
 from celery_actors.client.current import closing
 from celery_actors.client.environments import Environments
@@ -44,7 +44,7 @@ from celery_actors.exceptions import (
 from celery_actors.ids import mailbox_name, object_id
 from celery_actors.protocol.orders import Order, OrderKind
 from celery_actors.protocol.signing import Signer
-from celery_actors.protocol.values import decode_push
+from celery_actors.protocol.values import Copy, decode_push
 from celery_actors.serialization import Dumped
 from celery_actors.store.codec import Codec
 from celery_actors.store.segments import Segments
@@ -57,6 +57,7 @@ logger = logging.getLogger(__name__)
 _BROKER_PATIENCE = 30.0
 
 _PENDING = ObjectState.PENDING
+_NO_MEMORY = bytes(8)  # of processes that share none with anybody
 
 
 class Process:
@@ -174,6 +175,8 @@ class Process:
         """Send what is left, then close."""
         closing(self)
         self.closed = True
+        if self.segments.rings.carries_calls and not self.ends_cluster:
+            self.sender.send_past_ring()
         self.flush()
         self.listener.close()
         with self.mailbox.lock:
@@ -264,7 +267,7 @@ class Process:
             assert entry.error is not None
             # A copy: its traceback refers to frames, and these to refs, to this entry.
             raise copy(entry.error) from entry.error.__cause__
-        blob = entry.blob
+        blob = entry.blob or self._take_in(entry)
         if blob is None:
             blob = self.results.fetch([entry.oid])[0]
             if blob is None:
@@ -277,6 +280,17 @@ class Process:
         finally:
             if self._borrowed:
                 self.keep_borrowed()
+
+    def _take_in(self, entry: Entry) -> bytes | None:
+        """Take an announced value from its maker's ring, if its copy is still there."""
+        known, entry.copy = entry.copy, None
+        if known is None:
+            return None
+        found = self.segments.rings.read(known.place)
+        if found is None or not known.fits(found):
+            return None
+        entry.verified, entry.blob = True, found
+        return found
 
     def future(self, entry: Entry) -> Future[Any]:
         """Return a future of the value; the background thread completes it."""
@@ -326,7 +340,7 @@ class Process:
                 else f"the objects were not there after {timeout:g} s"
             )
         left = entries[len(values) :]
-        without = [entry for entry in left if entry.blob is None]
+        without = [entry for entry in left if not (entry.blob or self._take_in(entry))]
         if without:
             self._fetch(left, without)
         values += [self.load(entry) for entry in left]
@@ -334,9 +348,9 @@ class Process:
 
     def _load_ready(self, entries: Sequence[Entry], values: list[Any]) -> None:
         """Load values that are here and next in order, while the others are waited for."""
-        ready = ObjectState.READY
+        pending = ObjectState.PENDING
         for entry in islice(entries, len(values), None):
-            if entry.state is not ready or entry.failed:
+            if entry.state is pending or not (entry.blob or self._take_in(entry)) or entry.failed:
                 return
             values.append(self.load(entry))
 
@@ -458,7 +472,7 @@ class Process:
             return
         for channel, payload in messages:
             try:
-                if payload[:4] == b"CAR1":
+                if payload[:4] == b"CAR2":
                     self._on_push(payload)
                 else:
                     self.recovery.on_hint(channel, payload)
@@ -474,18 +488,23 @@ class Process:
         caller, entries, objects = self.caller, self.objects.entries, self.objects
         with self.lock:
             box = self.outboxes.get(push.actor)
-            for task, index, value in push.results:
+            for task, index, found in push.results:
                 entry = entries.get(object_id(caller, task, index))
+                value = found if type(found) is bytes else None
                 state = ObjectState.STORED if value is None else ObjectState.READY
                 if entry is None:
                     self.streams.arrived(task, index, state, value)
                     continue
                 if entry.state is _PENDING:
-                    entry.verified = value is not None
+                    if value is not None:
+                        entry.verified = True
+                    else:
+                        entry.copy = cast("Copy | None", found)
                     objects.settle(entry, state, value)
                 if entry.refs <= 0:
                     self.housekeeping.discard(entry)
             if box is not None:
+                box.near = push.memory == self.segments.rings.memory != _NO_MEMORY
                 self.housekeeping.calls_resolved(box.resolve_through(push.cursor))
 
     def run_after(self) -> None:

@@ -162,6 +162,7 @@ class Recovery:
             with process.lock:
                 box = process.outboxes.get(actor_id)
                 if box is not None:
+                    box.near = False  # until the actor says otherwise
                     box.rewind_from(sequence)
                     if box.unsent:
                         process.dirty[box] = None

@@ -20,6 +20,7 @@ from celery_actors.exceptions import PendingCallsLimitExceeded
 from celery_actors.ids import call_owner, object_id
 from celery_actors.protocol.calls import CallFlag, encode_calls
 from celery_actors.protocol.payload import encode_body, encode_stored
+from celery_actors.protocol.places import encode_notice
 from celery_actors.serialization import Dumped
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ __all__ = ["Sender"]
 
 _MOST_WINDOWS = 64
 _REOPEN = 0.75
+_RING_FROM = 16 * 1024  # shorter messages go to RabbitMQ as they are
+_RING_BYTES = 1 << 20  # of calls, that one message in the ring has
 _WINDOW_PATIENCE = 2.0
 _GATHER = 0.004  # a thread that submits call after call sends so often at least
 
@@ -239,18 +242,59 @@ class Sender:
                 box = next(iter(self._p.dirty), None)
                 if box is None:
                     return
-                batch = box.take(settings.batch_calls, settings.batch_bytes)
+                size = _RING_BYTES if box.near else settings.batch_bytes
+                batch = box.take(settings.batch_calls, size)
                 if not box.unsent:
                     del self._p.dirty[box]
                 if not batch:
                     continue
                 floor = box.floor
-                encoded = [call.encode() for call in batch]
+                # What is sent again may have been lost on just that way.
+                first = not batch[0].sent
+                near = box.near and first and sum(call.size for call in batch) > _RING_FROM
+                apart: list[memoryview] | None = [] if near else None
+                encoded = [call.encode(apart) for call in batch]
                 for call in batch:
                     call.sent = True
-            self._p.mailbox.publish(
-                box.queue, encode_calls(self._p.signer, box.actor, self._p.caller, floor, encoded)
-            )
+            signer, caller = self._p.signer, self._p.caller
+            message = encode_calls(signer, box.actor, caller, floor, encoded)
+            if apart is not None:
+                notice = self._by_ring(box, batch[-1].sequence, (message, *apart))
+                if notice is None:  # no room: in one piece
+                    encoded = [call.encode(again=False) for call in batch]
+                    message = encode_calls(signer, box.actor, caller, floor, encoded)
+                else:
+                    message = notice
+            self._p.mailbox.publish(box.queue, message)
+
+    def send_past_ring(self) -> None:
+        """Send again by RabbitMQ what actors may not have read yet: the ring is going."""
+        with self._p.lock:
+            for box in self._p.outboxes.values():
+                if box.near and box.unresolved:
+                    box.near = False
+                    box.rewind_from(box.floor)
+                    self._p.dirty[box] = None
+
+    def _by_ring(
+        self, box: Outbox, last: int, parts: tuple[bytes | memoryview, ...]
+    ) -> bytes | None:
+        """Leave a message in this process's ring, and return the notice that is sent instead.
+
+        :param last: its last call's sequence.
+        :param parts: the message, and the buffers of its calls.
+        :returns: ``None`` where there is no room.
+        """
+        process = self._p
+
+        def needed() -> bool:
+            with process.lock:
+                return box.needs(last)
+
+        place = process.segments.rings.write_calls(parts, needed)
+        if place is None:
+            return None
+        return encode_notice(process.signer, box.actor, process.caller, len(parts[0]), place)
 
 
 class _Pinned:

@@ -9,6 +9,8 @@
     1 form           PLAIN: the pickle stream of (args, kwargs)
                      FRAMES: packed frames (celery_actors.protocol.values)
                      STORED: 18 object id, then a stored value (large arguments)
+                     APART: as FRAMES, but the buffers lie behind the message
+                     (protocol.places); only between a caller's ring and an actor's intake
 
 Ref arguments stand in args and kwargs as :class:`RefArgument`, by their place in the
 table.
@@ -35,11 +37,16 @@ __all__ = [
     "encode_arguments",
     "encode_body",
     "encode_stored",
+    "is_apart",
+    "put_together",
+    "set_apart",
     "split_stored",
 ]
 
 _COUNT = Struct(">H")
 _ARGUMENT = Struct(">18sI")
+_TABLES = CallFlag.OPTIONS | CallFlag.ARGUMENTS | CallFlag.HANDLES
+_FRAMES = Struct(">HQ")  # how packed frames begin: their count, and the length of the first
 _IN_STORE = 0xFFFFFFFF
 
 
@@ -49,6 +56,7 @@ class Form:
     PLAIN = 0
     FRAMES = 1
     STORED = 2
+    APART = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +86,37 @@ def encode_body(frames: Sequence[Buffer], actors: Sequence[bytes]) -> bytes:
 def encode_stored(oid: bytes, value: bytes, actors: Sequence[bytes]) -> bytes:
     """Encode large arguments that lie in shared memory."""
     return b"".join((_handles(actors), b"\2", oid, value))
+
+
+def set_apart(payload: bytes, flags: int) -> tuple[bytes, memoryview] | None:
+    """Split a payload into one of form APART and the buffers.
+
+    :returns: ``None`` where it has none, or more in it than the frames.
+    """
+    if payload[0] != Form.FRAMES or flags & _TABLES:
+        return None
+    count, stream = _FRAMES.unpack_from(payload, 1)
+    end = 1 + _COUNT.size + 8 * count + stream
+    return b"".join((b"\3", memoryview(payload)[1:end])), memoryview(payload)[end:]
+
+
+def is_apart(payload: bytes, flags: int) -> bool:
+    """Whether a call's buffers lie behind the message."""
+    return payload[0] == Form.APART and not flags & _TABLES
+
+
+def put_together(payload: bytes, buffers: memoryview, at: int) -> tuple[bytes, int]:
+    """Return a payload as it was before :func:`set_apart`, and where the next one's buffers begin.
+
+    :param at: where its own begin.
+    :raises ValueError: they aren't all there.
+    """
+    (count,) = _COUNT.unpack_from(payload, 1)
+    lengths = Struct(f">{count}Q").unpack_from(payload, 1 + _COUNT.size)
+    end = at + sum(lengths) - lengths[0]
+    if end > len(buffers):
+        raise ValueError("the buffers of a call's arguments are cut short")
+    return b"".join((b"\1", memoryview(payload)[1:], buffers[at:end])), end
 
 
 def _handles(actors: Sequence[bytes]) -> bytes:

@@ -16,17 +16,22 @@ stream, the others are its out-of-band buffers (pickle protocol 5).
 
 A *push* tells a caller what a commit finished::
 
-    0   4   b"CAR1"
+    0   4   b"CAR2"
     4   16  signature    over b"push", the caller id and everything after it
     20  16  actor id
-    36  8   cursor       the caller's highest finished sequence at this actor
-    44  2   count, then count times:  8 task sequence, 2 index, 4 length, value
-                         (length 0xffffffff: announced, read it from the store)
+    36  8   memory       what those have in common who share memory (celery_actors.store.ring)
+    44  8   cursor       the caller's highest finished sequence at this actor
+    52  2   count, then count times:  8 task sequence, 2 index, 4 length, value
+                         (length 0xffffffff: announced, read it from the store; 0xfffffffe: the
+                         same, and there may be a copy in the actor's ring: what follows is
+                         4 how much of it, from its beginning, is not buffers; 16 BLAKE2b digest
+                         of that; the place, see protocol.places)
         …   8 each       sequences below the cursor that still run (see protocol.cursors)
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from struct import Struct, unpack_from
 from typing import Final, NamedTuple
@@ -36,9 +41,11 @@ from typing_extensions import Buffer
 from celery_actors.exceptions import TamperedError
 from celery_actors.ids import OBJECT_BYTES
 from celery_actors.protocol.cursors import Cursor
+from celery_actors.protocol.places import Place, decode_place, encode_place
 from celery_actors.protocol.signing import SIGNATURE_BYTES, Signer
 
 __all__ = [
+    "Copy",
     "Push",
     "Pushed",
     "Value",
@@ -49,17 +56,22 @@ __all__ = [
     "encode_push",
     "encode_value",
     "pack_frames",
+    "packed_frames",
     "read_value",
     "unpack_frames",
 ]
 
 _VALUE_KIND = b"value"
 _PUSH_KIND = b"push"
-_PUSH_MAGIC = b"CAR1"
-_PUSH_HEAD = Struct(">16sQH")
+_PUSH_MAGIC = b"CAR2"
+_PUSH_HEAD = Struct(">16s8sQH")
 _PUSH_ITEM = Struct(">QHI")
 _PUSH_AT = len(_PUSH_MAGIC) + SIGNATURE_BYTES
 _ANNOUNCED = 0xFFFFFFFF
+_COPIED = 0xFFFFFFFE
+_COPY = Struct(">I16s")
+_FRAMES = Struct(">HQ")  # how packed frames begin: their count, and the length of the first
+_PAYLOAD_AT = SIGNATURE_BYTES + 1  # where nothing is inside
 _COUNT = Struct(">H")
 _NO_FLAGS = b"\0"
 
@@ -83,6 +95,38 @@ class Value(NamedTuple):
     objects: tuple[bytes, ...]
 
 
+class Copy(NamedTuple):
+    """A copy of a value in its maker's ring.
+
+    As of other values in shared memory, buffers in it are taken as they are found: who can
+    write there is this user.
+
+    :ivar certain: so many bytes at its beginning are not buffers.
+    :ivar digest: of these.
+    """
+
+    place: Place
+    certain: int
+    digest: bytes
+
+    @classmethod
+    def of(cls, value: bytes, place: Place) -> Copy:
+        """Describe the copy of a stored value that lies at a place."""
+        certain = len(value)
+        if value[SIGNATURE_BYTES] == ValueFlag.FRAMES:
+            count, stream = _FRAMES.unpack_from(value, _PAYLOAD_AT)
+            certain = _PAYLOAD_AT + _COUNT.size + 8 * count + stream
+        return cls(place, certain, _digest(value, certain))
+
+    def fits(self, found: bytes) -> bool:
+        """Whether that is what lay there when this was written, as far as it matters."""
+        return len(found) == self.place.size and _digest(found, self.certain) == self.digest
+
+
+def _digest(value: bytes, size: int) -> bytes:
+    return hashlib.blake2b(memoryview(value)[:size], digest_size=SIGNATURE_BYTES).digest()
+
+
 class Pushed(NamedTuple):
     """One result in a push, by task sequence and place among the return values.
 
@@ -90,24 +134,30 @@ class Pushed(NamedTuple):
     """
 
     task: int
-    place: int
-    value: bytes | None
+    part: int
+    value: bytes | Copy | None
 
 
 class Push(NamedTuple):
     """What one commit finished for one caller."""
 
     actor: bytes
+    memory: bytes
     cursor: Cursor
-    results: Sequence[tuple[int, int, bytes | None]]
+    results: Sequence[tuple[int, int, bytes | Copy | None]]
     """As :class:`Pushed`, unnamed: there are many."""
 
 
 def pack_frames(frames: Sequence[Buffer]) -> bytes:
     """Join the frames of one value."""
-    views = [memoryview(frame).cast("B") for frame in frames]
-    head = Struct(f">H{len(views)}Q").pack(len(views), *(view.nbytes for view in views))
-    return b"".join((head, *views))
+    return b"".join(packed_frames(frames))
+
+
+def packed_frames(frames: Sequence[Buffer]) -> list[Buffer]:
+    """Return the parts that :func:`pack_frames` joins."""
+    views: list[Buffer] = [memoryview(frame).cast("B") for frame in frames]
+    head = Struct(f">H{len(views)}Q").pack(len(views), *map(len, views))  # type: ignore[arg-type]
+    return [head, *views]
 
 
 def unpack_frames(data: Buffer) -> list[memoryview]:
@@ -126,11 +176,15 @@ def encode_value(
     signer: Signer,
     oid: bytes,
     flags: int,
-    payload: Buffer,
+    payload: Sequence[Buffer],
     actors: Sequence[bytes] = (),
     objects: Sequence[bytes] = (),
 ) -> bytes:
-    """Sign and encode a value; ``actors`` and ``objects`` are those inside it."""
+    """Sign and encode a value.
+
+    :param payload: its parts.
+    :param actors, objects: those inside it.
+    """
     contains = b""
     if actors or objects:
         flags |= ValueFlag.CONTAINS
@@ -138,7 +192,7 @@ def encode_value(
             (_COUNT.pack(len(actors)), *actors, _COUNT.pack(len(objects)), *objects)
         )
     head = bytes((flags,)) + contains
-    return b"".join((signer.sign(_VALUE_KIND, oid, head, payload), head, payload))
+    return b"".join((signer.sign(_VALUE_KIND, oid, head, *payload), head, *payload))
 
 
 def encode_plain_value(signer: Signer, oid: bytes, stream: bytes) -> bytes:
@@ -184,7 +238,8 @@ def encode_push(
     caller: bytes,
     actor: bytes,
     cursor: Cursor,
-    results: Iterable[tuple[int, int, bytes | None]],
+    results: Iterable[tuple[int, int, bytes | Copy | None]],
+    memory: bytes = bytes(8),
 ) -> bytes:
     """Encode what a commit finished for one caller.
 
@@ -193,13 +248,16 @@ def encode_push(
     parts: list[bytes] = []
     pack = _PUSH_ITEM.pack
     count = 0
-    for task, place, value in results:
+    for task, index, value in results:
         count += 1
-        if value is None:
-            parts.append(pack(task, place, _ANNOUNCED))
+        if isinstance(value, bytes):
+            parts += (pack(task, index, len(value)), value)
+        elif value is None:
+            parts.append(pack(task, index, _ANNOUNCED))
         else:
-            parts += (pack(task, place, len(value)), value)
-    head = _PUSH_HEAD.pack(actor, cursor.high, count)
+            where = encode_place(value.place)
+            parts += (pack(task, index, _COPIED), _COPY.pack(value.certain, value.digest), where)
+    head = _PUSH_HEAD.pack(actor, memory, cursor.high, count)
     if cursor.unfinished:
         parts.append(Struct(f">{len(cursor.unfinished)}Q").pack(*cursor.unfinished))
     body = b"".join((head, *parts))
@@ -215,19 +273,23 @@ def decode_push(signer: Signer, caller: bytes, data: bytes) -> Push:
     if data[:4] != _PUSH_MAGIC or len(data) < _PUSH_AT + _PUSH_HEAD.size:
         raise TamperedError("a reply is not of this protocol")
     signer.check(view[4:_PUSH_AT], _PUSH_KIND, caller, view[_PUSH_AT:], what="a reply")
-    actor, high, count = _PUSH_HEAD.unpack_from(data, _PUSH_AT)
+    actor, memory, high, count = _PUSH_HEAD.unpack_from(data, _PUSH_AT)
     offset = _PUSH_AT + _PUSH_HEAD.size
-    results: list[tuple[int, int, bytes | None]] = []
+    results: list[tuple[int, int, bytes | Copy | None]] = []
     unpack, size = _PUSH_ITEM.unpack_from, _PUSH_ITEM.size
     for _ in range(count):
         task, index, length = unpack(data, offset)
         offset += size
-        if length == _ANNOUNCED:
-            results.append((task, index, None))
-        else:
+        if length < _COPIED:
             results.append((task, index, data[offset : offset + length]))
             offset += length
+        elif length == _ANNOUNCED:
+            results.append((task, index, None))
+        else:
+            certain, digest = _COPY.unpack_from(data, offset)
+            place, offset = decode_place(data, offset + _COPY.size)
+            results.append((task, index, Copy(place, certain, digest)))
     unfinished: tuple[int, ...] = ()
     if offset < len(data):
         unfinished = unpack_from(f">{(len(data) - offset) // 8}Q", data, offset)
-    return Push(actor, Cursor(high, unfinished), results)
+    return Push(actor, memory, Cursor(high, unfinished), results)

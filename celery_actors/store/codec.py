@@ -7,6 +7,8 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from typing_extensions import Buffer
+
 from celery_actors import serialization
 from celery_actors.exceptions import ActorsError, ObjectLostError, TamperedError, TaskError
 from celery_actors.protocol.signing import SIGNATURE_BYTES, Signer
@@ -16,7 +18,7 @@ from celery_actors.protocol.values import (
     decode_value,
     encode_plain_value,
     encode_value,
-    pack_frames,
+    packed_frames,
     read_value,
     unpack_frames,
 )
@@ -60,15 +62,14 @@ class Codec:
             # Only the pickle stream and the layout are signed: nothing else of the
             # segment can run code.
             layout = segment.to_bytes()
-            payload = b"".join(
-                (hashlib.blake2b(frames[0], digest_size=_DIGEST_BYTES).digest(), layout)
-            )
+            digest = hashlib.blake2b(frames[0], digest_size=_DIGEST_BYTES).digest()
+            payload: Sequence[Buffer] = (digest, layout)
             flags |= ValueFlag.SHARED
         elif len(frames) > 1:
-            payload = pack_frames(frames)
+            payload = packed_frames(frames)
             flags |= ValueFlag.FRAMES
         else:
-            payload = bytes(frames[0])
+            payload = frames
         return encode_value(
             self._signer, oid, flags, payload, tuple(dumped.actors), tuple(dumped.objects)
         )

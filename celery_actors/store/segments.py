@@ -20,6 +20,7 @@ from celery_actors.config import Settings
 from celery_actors.exceptions import ObjectFetchTimedOutError
 from celery_actors.ids import node_queue_name
 from celery_actors.protocol.orders import Order, OrderKind
+from celery_actors.store.rings import Rings
 from celery_actors.store.shm import Segment, SegmentLost, SharedMemoryStore
 
 __all__ = ["Segments", "make_store", "send_segment", "spill_directory"]
@@ -64,6 +65,7 @@ class Segments:
         self._settings = settings
         self._node = node
         self.store = make_store(settings, node, owner)
+        self.rings = Rings(self.store)
 
     def belongs_to(self, node: str) -> None:
         """Say which node serves what this process writes to the others."""
@@ -71,7 +73,9 @@ class Segments:
 
     def reopen(self, owner: str) -> None:
         """In a forked child, or under a new caller id: write under an owner of its own."""
+        self.rings.close()
         self.store = make_store(self._settings, self._node, owner)
+        self.rings = Rings(self.store)
 
     def write(self, oid: bytes, frames: Sequence[memoryview]) -> Segment:
         """Write an object's frames, under the present owner."""
@@ -122,10 +126,12 @@ class Segments:
 
     def close(self) -> None:
         """Remove what this process still owns."""
+        self.rings.close()
         self.store.close()
 
     def leave(self) -> None:
         """End the process, and leave its values to those who hold refs to them."""
+        self.rings.close()
         self.store.leave()
 
 

@@ -223,12 +223,25 @@ class SharedMemoryStore:
         where = f"in {self.directory} nor in {self.spill}"
         raise StoreFull(errno.ENOSPC, f"no room for {need} bytes {where}")
 
-    def _create(self, directory: Path, need: int) -> OwnedFile:
+    def new_path(self) -> Path:
+        """Return a new name in memory for a file that someone else writes, and removes.
+
+        Raises:
+            RuntimeError: as in `write`.
+            OSError: the directory can't be written to.
+        """
+        self._claim(self.directory)
+        return self.directory / self._new_name()
+
+    def _claim(self, directory: Path) -> None:
         with self._lock:
             self._check_usable()
             if directory not in self._claims:
                 directory.mkdir(mode=0o700, parents=True, exist_ok=True)
                 self._claims[directory] = claim(directory, self._prefix)
+
+    def _create(self, directory: Path, need: int) -> OwnedFile:
+        self._claim(directory)
         while True:
             try:
                 return OwnedFile.create(directory / self._new_name(), need)

@@ -195,13 +195,17 @@ class BufferedConnection(pyamqp.Connection):  # type: ignore[misc]
         one, or for a heartbeat.  Who waits for the answer to a method (without a timeout) may not
         be given more than that: what follows ``basic.consume-ok`` is for a consumer that is not
         there yet.
+
+        Celery does this once, with a tenth of a second, when it begins its loop.  The executor may
+        read by then: under :attr:`reading`, so that neither takes what the other is taking.
         """
-        super().drain_events(timeout)
-        if timeout is None:
-            return
-        transport = self.transport
-        while isinstance(transport, _BufferedTransport) and transport.has_frame():
-            self.on_inbound_frame(transport.read_frame())
+        with self.reading:
+            super().drain_events(timeout)
+            if timeout is None:
+                return
+            transport = self.transport
+            while isinstance(transport, _BufferedTransport) and transport.has_frame():
+                self.on_inbound_frame(transport.read_frame())
 
     def blocking_read(self, timeout: float | None = None) -> Any:
         """Take in the next frame, from memory if it is there."""

@@ -16,8 +16,9 @@ from collections.abc import Callable, Mapping, Sequence
 from celery_actors.ids import CALLER_BYTES
 from celery_actors.protocol.cursors import Cursor
 from celery_actors.protocol.signing import Signer
-from celery_actors.protocol.values import encode_push
+from celery_actors.protocol.values import Copy, encode_push
 from celery_actors.store.results import Commit, CommitRefused, Committer, Result
+from celery_actors.store.rings import Rings
 from celery_actors.worker.progress import Progress
 
 __all__ = ["EXIT_REFUSED", "Commits", "Finished"]
@@ -30,6 +31,8 @@ EXIT_REFUSED = 75
 
 #: So many results gather behind a commit before its answer is looked for once more.
 _LOOK_EVERY = 16
+# Larger values would push too many others out of the ring.
+_MOST_COPIED = 256 * 1024
 
 
 class Finished:
@@ -67,6 +70,7 @@ class Commits:
         signer: Signer,
         actor: bytes,
         inline_limit: int,
+        rings: Rings,
         progress: Progress,
         on_committed: Callable[[list[tuple[bytes, int]]], None],
     ) -> None:
@@ -74,6 +78,7 @@ class Commits:
         self._signer = signer
         self._actor = actor
         self._inline_limit = inline_limit
+        self._rings = rings
         self._progress = progress
         self._on_committed = on_committed
         self._gathering = threading.Lock()
@@ -205,10 +210,16 @@ class Commits:
     def _push(self, caller: bytes, cursor: Cursor, results: Sequence[Result]) -> bytes:
         limit = self._inline_limit
         pushed = [
-            (task, index, value if whole or len(value) <= limit else None)
+            (task, index, value if whole or len(value) <= limit else self._copy(value))
             for _, task, index, value, whole in results
         ]
-        return encode_push(self._signer, caller, self._actor, cursor, pushed)
+        memory = self._rings.memory
+        return encode_push(self._signer, caller, self._actor, cursor, pushed, memory)
+
+    def _copy(self, value: bytes) -> Copy | None:
+        """Leave a copy of a value, which is only announced, in this process's ring."""
+        place = self._rings.write_result(value) if len(value) <= _MOST_COPIED else None
+        return None if place is None else Copy.of(value, place)
 
     def _finish(self) -> None:
         self._committer.finish()

@@ -200,7 +200,7 @@ def report_failure(control: Control, launch: Launch, error: RuntimeEnvSetupError
     oid = object_id(bytes.fromhex(launch.actor_id)[:8], 0)
     dumped = serialization.dumps(error, lambda: "an error")
     signer = Signer(launch.settings.key)
-    blob = encode_value(signer, oid, ValueFlag.ERROR, bytes(dumped.frames[0]), (), ())
+    blob = encode_value(signer, oid, ValueFlag.ERROR, dumped.frames)
     control.failed(launch.actor_id, launch.incarnation, str(error), blob)
 
 

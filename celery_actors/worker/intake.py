@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,6 +19,8 @@ from celery_actors.ids import mailbox_name
 from celery_actors.protocol.calls import CONTENT_TYPE, Call, CallFlag, decode_calls
 from celery_actors.protocol.cursors import Cursor
 from celery_actors.protocol.orders import OrderKind, decode_order, is_order
+from celery_actors.protocol.payload import is_apart, put_together
+from celery_actors.protocol.places import Place, decode_notice, is_notice
 from celery_actors.protocol.signing import Signer
 from celery_actors.worker.acks import Acknowledgements
 
@@ -64,6 +66,7 @@ class Intake:
         acknowledged only once the call it repeats is committed.
     :ivar attempts: how often calls were begun by earlier incarnations, by caller and sequence.
     :param on_rejected: has a message rejected: its channel and delivery tag.
+    :param read_place: reads what lies in a caller's ring.
     """
 
     def __init__(
@@ -78,6 +81,7 @@ class Intake:
         allow_plain: bool,
         class_name: str,
         on_rejected: Callable[[Any, int], None],
+        read_place: Callable[[Place], bytes | None] = lambda _place: None,
     ) -> None:
         self._actor = actor
         self._queue = mailbox_name(actor)
@@ -90,6 +94,7 @@ class Intake:
         self._allow_plain = allow_plain
         self._class_name = class_name
         self._on_rejected = on_rejected
+        self._read_place = read_place
         self.accepted: dict[bytes, int] = {}
         self.attempts: dict[tuple[bytes, int], int] = {}
         self._before: dict[bytes, Cursor] = {}
@@ -144,7 +149,17 @@ class Intake:
             self._take_calls(message.delivery_tag, body, redelivered)
 
     def _take_calls(self, tag: int, body: bytes, redelivered: bool) -> None:
+        buffers = None
+        if is_notice(body):
+            caller, size, place = decode_notice(self._signer, self._actor, body)
+            found = self._read_place(place)
+            if found is None:
+                self._lost(tag, caller)
+                return
+            body, buffers = found[:size], memoryview(found)[size:]
         batch = decode_calls(self._signer, self._actor, body)
+        if buffers is not None:
+            batch = batch._replace(calls=_with_buffers(batch.calls, buffers))
         caller, floor = batch.caller, batch.floor
         accepted = self.accepted.get(caller, 0)
         before = self._before.get(caller)
@@ -182,6 +197,17 @@ class Intake:
         self.accepted[caller] = accepted
         if fresh:
             self._inbox.put(fresh)
+
+    def _lost(self, tag: int, caller: bytes) -> None:
+        """What a notice stood for is not to be had here: the caller sends it by RabbitMQ.
+
+        This incarnation may be on another machine than the one that the caller knew.
+        """
+        self.gaps += 1
+        accepted = self.accepted.setdefault(caller, 0)
+        self._acks.add(tag, caller, [], [])
+        if self._caller_alive(caller):
+            self._ask(caller, accepted)
 
     def resume(self, cursors: Mapping[bytes, Cursor], suspects: int) -> None:
         """Go on where an earlier incarnation ended; called before anything arrives.
@@ -311,3 +337,15 @@ class Intake:
     def stop(self) -> None:
         """The consumer stops: what still comes is left to the queue."""
         self.stopping = True
+
+
+def _with_buffers(calls: Sequence[Call], buffers: memoryview) -> list[Call]:
+    """Put the buffers that lay behind a message into the calls that they belong to."""
+    whole, at = [], 0
+    for call in calls:
+        if is_apart(call.payload, call.flags):
+            payload, at = put_together(call.payload, buffers, at)
+            whole.append(Call._make((*call[:-1], payload)))
+        else:
+            whole.append(call)
+    return whole

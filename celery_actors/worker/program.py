@@ -205,6 +205,7 @@ class ActorProcess:
             process.signer,
             self._actor,
             settings.inline_limit,
+            process.segments.rings,
             self._progress,
             self._committed,
         )
@@ -223,6 +224,7 @@ class ActorProcess:
             settings.allow_plain,
             launch.class_name,
             self._reject,
+            process.segments.rings.read,
         )
         self._worker.serve(
             launch.hostname,
