@@ -140,7 +140,8 @@ class Outbox:
         self.constructing: PendingCall | None = None  # this process creates the actor
         self.kept: object = None  # an executor's hold, as long as it is leased
         self.next_resend = 0.0
-        self.near = False  # the actor can read this process's ring, as it said last
+        self.shares_memory = False  # the actor does, as its last push says
+        self.avoids_ring = False
         self.last_taken = 0.0  # when the last batch was taken to be sent
         self._resend_pause = _RESEND_FIRST
 
@@ -198,6 +199,11 @@ class Outbox:
     def idle(self) -> bool:
         """Whether nothing was sent that is not resolved."""
         return len(self.unresolved) == len(self.unsent) + len(self.blocked)
+
+    @property
+    def near(self) -> bool:
+        """Whether the actor can read this process's ring."""
+        return self.shares_memory and not self.avoids_ring
 
     def needs(self, sequence: int) -> bool:
         """Whether a call up to that sequence is unresolved, and may have to be read again."""

@@ -504,7 +504,7 @@ class Process:
                 if entry.refs <= 0:
                     self.housekeeping.discard(entry)
             if box is not None:
-                box.near = push.memory == self.segments.rings.memory != _NO_MEMORY
+                box.shares_memory = push.memory == self.segments.rings.memory != _NO_MEMORY
                 self.housekeeping.calls_resolved(box.resolve_through(push.cursor))
 
     def run_after(self) -> None:

@@ -107,9 +107,11 @@ class Recovery:
             self._unwanted.add(bytes.fromhex(text))
         elif kind == b"F":  # nobody else keeps an object of this process
             process.housekeeping.returned(bytes.fromhex(text))
-        elif kind == b"G":  # the actor saw a gap: "G<actor>:<sequence>"
+        elif kind in (b"G", b"M"):  # the actor saw a gap, or can't read this process's ring
             actor, _, sequence = text.partition(":")
             self._gaps[bytes.fromhex(actor)] = int(sequence)
+            if kind == b"M":
+                self._process.sender.avoid_ring(bytes.fromhex(actor))
         else:
             return False
         return True
@@ -162,7 +164,6 @@ class Recovery:
             with process.lock:
                 box = process.outboxes.get(actor_id)
                 if box is not None:
-                    box.near = False  # until the actor says otherwise
                     box.rewind_from(sequence)
                     if box.unsent:
                         process.dirty[box] = None

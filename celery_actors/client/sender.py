@@ -267,12 +267,19 @@ class Sender:
                     message = notice
             self._p.mailbox.publish(box.queue, message)
 
+    def avoid_ring(self, actor: bytes) -> None:
+        """Send nothing more to an actor by this process's ring: it can't read it."""
+        with self._p.lock:
+            box = self._p.outboxes.get(actor)
+            if box is not None:
+                box.avoids_ring = True
+
     def send_past_ring(self) -> None:
         """Send again by RabbitMQ what actors may not have read yet: the ring is going."""
         with self._p.lock:
             for box in self._p.outboxes.values():
                 if box.near and box.unresolved:
-                    box.near = False
+                    box.avoids_ring = True
                     box.rewind_from(box.floor)
                     self._p.dirty[box] = None
 

@@ -66,6 +66,9 @@ class RedisServer:
             "appendonly": "yes",
             "appendfsync": "everysec",
             "save": '""',
+            # Results come and go: at 64 MB, which is soon written, a rewrite takes a processor
+            # from calls every second or two, for a file that is read once, if ever.
+            "auto-aof-rewrite-min-size": "256mb",
             # An evicted cursor or record would break promises: refuse writes instead.
             "maxmemory-policy": "noeviction",
             # A subscriber that is busy for a while must not be cut off with its results unread.

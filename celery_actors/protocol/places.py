@@ -87,6 +87,8 @@ def decode_notice(signer: Signer, actor: bytes, data: bytes) -> tuple[bytes, int
     :raises TamperedError: altered, or meant for another actor.
     """
     what = f"a notice in the mailbox of actor {actor.hex()}"
+    if not is_notice(data):
+        raise TamperedError(f"{what} is not of this protocol (expected {_MAGIC!r})")
     signer.check(data[len(_MAGIC) : _BODY_AT], _KIND, actor, memoryview(data)[_BODY_AT:], what=what)
     try:
         (size,) = _SIZE.unpack_from(data, _SIZE_AT)

@@ -44,7 +44,9 @@ __all__ = ["SUPPORTED", "Ring", "RingReader", "memory_id"]
 #: Whether this machine's processors keep writes, and reads, in their order.
 SUPPORTED: Final = platform.machine() in ("x86_64", "AMD64")
 
-CAPACITY: Final = 8 << 20
+#: Room for what one actor's window lets be under way (4 MiB), and not much more: memory that is
+#: written again and again is warm.
+CAPACITY: Final = 5 << 20
 _ALLOCATE: Final = 256 << 10  # so much at a time: a ring that is little used stays small
 _HEAD: Final = Struct("<QQ")  # serial, size
 _GONE: Final = bytes(_HEAD.size)
@@ -55,7 +57,7 @@ _IDLE: Final = 30.0  # seconds after which a ring that nobody reads is let go of
 
 
 def memory_id(directory: Path) -> bytes:
-    """Return eight bytes that processes have in common which see the same files in a directory.
+    """Return eight bytes that processes have in common which can read each other's rings there.
 
     The directory is made if need be.  Zeros where there is nothing to have in common.
     """
@@ -67,7 +69,8 @@ def memory_id(directory: Path) -> bytes:
         found = directory.stat()
     except OSError:
         return bytes(8)
-    return blake2b(boot + b"%d %d" % (found.st_dev, found.st_ino), digest_size=8).digest()
+    seen = b"%d %d %d" % (found.st_dev, found.st_ino, os.geteuid())
+    return blake2b(boot + seen, digest_size=8).digest()
 
 
 class _Record(NamedTuple):

@@ -389,6 +389,8 @@ class SharedMemoryStore:
         """
         self.collect()
         self._trim(0)
+        if not self._live and not self._spilled:
+            self.close()
 
     def close(self) -> None:
         """Remove every file that this store still owns; views stay valid. Idempotent."""

@@ -65,6 +65,7 @@ class Intake:
         reconnections: what is redelivered is then known as a repeat.  A repeat is
         acknowledged only once the call it repeats is committed.
     :ivar attempts: how often calls were begun by earlier incarnations, by caller and sequence.
+    :param ask_again: has a caller send again, from a sequence on; whether it may use its ring.
     :param on_rejected: has a message rejected: its channel and delivery tag.
     :param read_place: reads what lies in a caller's ring.
     """
@@ -75,7 +76,7 @@ class Intake:
         signer: Signer,
         inbox: Inbox | SimpleQueue[Any],
         acks: Acknowledgements,
-        ask_again: Callable[[bytes, int], None],
+        ask_again: Callable[[bytes, int, bool], None],
         caller_alive: Callable[[bytes], bool],
         forget_caller: Callable[[bytes], None],
         allow_plain: bool,
@@ -102,6 +103,7 @@ class Intake:
         self._suspects = 0  # how many that come again are still to be suspected
         self._resent: dict[bytes, int] = {}  # the same of what a caller sends again
         self._asked: dict[bytes, float] = {}
+        self._missing: set[bytes] = set()  # callers of whom a message in the ring was lost
         self._local_sequence = 0
         self._sweep_at = _SWEEP_FIRST
         self.rejected = 0
@@ -180,10 +182,11 @@ class Intake:
             ):
                 # Nothing is held back: the caller sends again, in order, from the gap.
                 self.gaps += 1
-                self._ask(caller, accepted)
+                self._ask(caller, accepted, by_ring=True)
                 break
             accepted = sequence
             taken.append(sequence)
+            self._missing.discard(caller)
             if before is not None and before.covers(accepted):  # an earlier incarnation did it
                 self.repeats += 1
             else:
@@ -206,8 +209,9 @@ class Intake:
         self.gaps += 1
         accepted = self.accepted.setdefault(caller, 0)
         self._acks.add(tag, caller, [], [])
+        self._missing.add(caller)
         if self._caller_alive(caller):
-            self._ask(caller, accepted)
+            self._ask(caller, accepted, by_ring=False)
 
     def resume(self, cursors: Mapping[bytes, Cursor], suspects: int) -> None:
         """Go on where an earlier incarnation ended; called before anything arrives.
@@ -261,18 +265,23 @@ class Intake:
                 self._before.pop(caller, None)
                 self._asked.pop(caller, None)
                 self._resent.pop(caller, None)
+                self._missing.discard(caller)
                 self._forget_caller(caller)
         self._sweep_at = max(_SWEEP_FIRST, 2 * len(self.accepted))
 
     def _is_gap(self, caller: bytes) -> bool:
-        """A gap whose caller is gone is skipped: nobody will fill it."""
-        return self._caller_alive(caller)
+        """A gap whose caller is gone is skipped: nobody will fill it.
 
-    def _ask(self, caller: bytes, accepted: int) -> None:
+        But one that a ring has left was filled by a caller that took its leave: it sends all
+        again that lay there (see client.sender), behind what it had sent since.
+        """
+        return caller in self._missing or self._caller_alive(caller)
+
+    def _ask(self, caller: bytes, accepted: int, by_ring: bool) -> None:
         now = monotonic()
         if now - self._asked.get(caller, -_GAP_EVERY) >= _GAP_EVERY:
             self._asked[caller] = now
-            self._ask_again(caller, accepted + 1)
+            self._ask_again(caller, accepted + 1, by_ring)
 
     def _local(self) -> int:
         self._local_sequence += 1

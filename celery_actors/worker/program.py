@@ -338,8 +338,8 @@ class ActorProcess:
     def _reject(self, channel: Any, tag: int) -> None:
         self._worker.reject(channel, tag)
 
-    def _ask_again(self, caller: bytes, sequence: int) -> None:
-        hint = f"G{self._launch.actor_id}:{sequence}"
+    def _ask_again(self, caller: bytes, sequence: int, by_ring: bool) -> None:
+        hint = f"{'G' if by_ring else 'M'}{self._launch.actor_id}:{sequence}"
         self._process.redis.publish(self._process.results.channel(caller.hex()), hint)
 
     def _caller_alive(self, caller: bytes) -> bool:

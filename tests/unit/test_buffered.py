@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 from collections.abc import Iterator
 from struct import pack
 from types import SimpleNamespace
@@ -107,8 +108,6 @@ def test_messages_on_another_channel_go_py_amqp_s_way(reader: Reader) -> None:
 
 
 def test_a_large_message_goes_py_amqp_s_way(reader: Reader) -> None:
-    import threading
-
     body = b"x" * 200_000
     writer = threading.Thread(target=reader.broker.sendall, args=(delivered(body, 7),))
     writer.start()
@@ -129,3 +128,23 @@ def test_heartbeats_see_that_something_came(reader: Reader) -> None:
     before = reader.connection.bytes_recv
     reader.read(delivered(b"one", 7))
     assert reader.connection.bytes_recv > before
+
+
+def test_nobody_else_reads_while_a_message_is_drained(reader: Reader) -> None:
+    held = []
+
+    def take(frame: tuple[int, int, bytes]) -> bool:
+        reader.frames.append(frame)
+        executor = threading.Thread(
+            target=lambda: held.append(not reader.connection.reading.acquire(blocking=False))
+        )
+        executor.start()
+        executor.join()
+        return True
+
+    reader.connection.on_inbound_frame = take
+    order = delivered(b"order", 7, task="celery_actors.order")
+    reader.broker.sendall(order + order)
+    reader.connection.drain_events(timeout=1)
+    assert [kind for kind, _, _ in reader.frames] == [1, 2, 3, 1, 2, 3]
+    assert held == [True] * 6

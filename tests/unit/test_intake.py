@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from queue import SimpleQueue
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +15,8 @@ from celery_actors.protocol.calls import (
     encode_calls,
 )
 from celery_actors.protocol.cursors import Cursor
+from celery_actors.protocol.payload import encode_body, set_apart
+from celery_actors.protocol.places import Place, encode_notice
 from celery_actors.protocol.signing import Signer
 from celery_actors.worker.acks import Acknowledgements
 from celery_actors.worker.intake import Intake
@@ -25,21 +27,28 @@ ACTOR, ONE, TWO = b"a" * 16, b"1" * 8, b"2" * 8
 class Taken:
     """An intake, and what came out of it."""
 
-    def __init__(self, cursors: Mapping[bytes, Cursor], suspects: int = 0) -> None:
+    def __init__(
+        self,
+        cursors: Mapping[bytes, Cursor],
+        suspects: int = 0,
+        alive: Callable[[bytes], bool] = lambda _caller: True,
+    ) -> None:
         self.inbox: SimpleQueue[Any] = SimpleQueue()
-        self.asked: list[tuple[bytes, int]] = []
+        self.asked: list[tuple[bytes, int, bool]] = []
+        self.ring: dict[Place, bytes] = {}
         self.rejected: list[int] = []
         self.intake = Intake(
             ACTOR,
             Signer(b"k"),
             self.inbox,
             Acknowledgements(),
-            lambda caller, sequence: self.asked.append((caller, sequence)),
-            lambda _caller: True,
+            lambda caller, sequence, by_ring: self.asked.append((caller, sequence, by_ring)),
+            alive,
             lambda _caller: None,
             True,
             "Counter",
             lambda _channel, tag: self.rejected.append(tag),
+            self.ring.get,
         )
         self.intake.resume(cursors, suspects)
         self._tag = 0
@@ -53,12 +62,18 @@ class Taken:
         floor: int = 1,
     ) -> None:
         """One message with calls of (sequence, previous)."""
+        encoded = [encode_call(s, previous, s, flags, 1, b"m", b"\0") for s, previous in calls]
+        body = encode_calls(Signer(b"k"), ACTOR, caller, floor, encoded)
+        self.deliver(body, redelivered)
+
+    def deliver(self, body: bytes, redelivered: bool = False) -> None:
+        """A message comes."""
         self._tag += 1
-        encoded = [encode_call(s, previous, s, flags, 1, b"m", b"") for s, previous in calls]
         message = SimpleNamespace(
-            body=encode_calls(Signer(b"k"), ACTOR, caller, floor, encoded),
+            body=body,
             content_type=CONTENT_TYPE,
             headers={"task": CALLS_TASK},
+            channel=None,
             delivery_tag=self._tag,
             delivery_info={"redelivered": redelivered},
         )
@@ -99,7 +114,7 @@ def test_finished_calls_between_are_no_gap() -> None:
     taken.message(ONE, (1, 0), redelivered=True)
     taken.message(ONE, (5, 4))  # 3 is lost
     assert taken.sequences == [1]
-    assert taken.asked == [(ONE, 2)]
+    assert taken.asked == [(ONE, 2, True)]
     taken.message(ONE, (3, 2))
     taken.message(ONE, (5, 4))
     assert taken.sequences == [3, 5]
@@ -148,3 +163,68 @@ def test_an_attempt_of_before_counts() -> None:
     taken.intake.attempts[ONE, 1] = 1
     taken.message(ONE, (1, 0), redelivered=True)
     assert taken.intake.attempts[ONE, 1] == 2
+
+
+PLACE = Place("ca-ring", 0, 9, 300)
+
+
+def in_the_ring(taken: Taken, *calls: tuple[int, int], payload: bytes) -> None:
+    """A notice comes of calls of (sequence, previous) that lie in the caller's ring."""
+    split = set_apart(payload, 0)
+    assert split is not None
+    encoded = [encode_call(s, previous, s, 0, 1, b"m", split[0]) for s, previous in calls]
+    message = encode_calls(Signer(b"k"), ACTOR, ONE, 1, encoded)
+    taken.ring[PLACE] = message + bytes(split[1]) * len(calls)
+    taken.deliver(encode_notice(Signer(b"k"), ACTOR, ONE, len(message), PLACE))
+
+
+def test_calls_in_a_ring_come_with_their_buffers() -> None:
+    taken, payload = Taken({}), encode_body([b"stream", b"x" * 5000], ())
+    taken.message(ONE, (1, 0))
+    assert taken.sequences == [1]
+    in_the_ring(taken, (2, 1), (3, 2), payload=payload)
+    calls = taken.inbox.get()
+    assert [call.sequence for call in calls] == [2, 3]
+    assert [call.payload for call in calls] == [payload, payload]
+    assert (taken.asked, taken.rejected) == ([], [])
+
+
+def test_a_message_that_is_gone_from_its_ring_is_asked_for_by_rabbitmq() -> None:
+    taken = Taken({})
+    taken.message(ONE, *in_a_row(1, 3))
+    taken.deliver(encode_notice(Signer(b"k"), ACTOR, ONE, 100, PLACE))
+    assert taken.asked == [(ONE, 4, False)]
+    taken.message(ONE, (6, 5))  # what comes behind it has to wait for it
+    assert taken.sequences == [1, 2, 3]
+    taken.message(ONE, *in_a_row(4, 6), flags=CallFlag.RESENT)
+    assert taken.sequences == [4, 5, 6]
+    assert taken.rejected == []
+
+
+def test_what_lies_in_a_ring_is_believed_only_if_it_is_signed() -> None:
+    taken = Taken({})
+    forged = encode_calls(Signer(b"other"), ACTOR, ONE, 1, [])
+    taken.ring[PLACE] = forged
+    taken.deliver(encode_notice(Signer(b"k"), ACTOR, ONE, len(forged), PLACE))
+    assert taken.rejected == [1]
+    taken.deliver(encode_notice(Signer(b"other"), ACTOR, ONE, len(forged), PLACE))
+    assert taken.rejected == [1, 2]
+    short = encode_body([b"stream", bytes(5000)], ())
+    in_the_ring(taken, (1, 0), payload=short)
+    assert taken.inbox.get()[0].payload == short
+    taken.ring[PLACE] = taken.ring[PLACE][:-1]
+    taken.deliver(encode_notice(Signer(b"k"), ACTOR, ONE, len(taken.ring[PLACE]) - 4999, PLACE))
+    assert taken.rejected == [1, 2, 4]
+
+
+def test_what_a_caller_that_has_left_sent_again_fills_the_gap_of_its_ring() -> None:
+    alive = [True]
+    taken = Taken({}, alive=lambda _caller: alive[0])
+    taken.message(ONE, (1, 0))
+    alive[0] = False
+    taken.deliver(encode_notice(Signer(b"k"), ACTOR, ONE, 100, PLACE))
+    taken.message(ONE, (5, 4))  # was sent before it left, behind what lay in the ring
+    taken.message(ONE, *in_a_row(2, 5), flags=CallFlag.RESENT)
+    assert taken.sequences == [1, 2, 3, 4, 5]
+    taken.message(ONE, (8, 7))  # no ring left this gap, and nobody will fill it
+    assert taken.sequences == [8]

@@ -42,10 +42,15 @@ from celery_actors.protocol.payload import (
     encode_arguments,
     encode_body,
     encode_stored,
+    is_apart,
+    put_together,
+    set_apart,
     split_stored,
 )
+from celery_actors.protocol.places import Place, decode_notice, encode_notice
 from celery_actors.protocol.signing import Signer
 from celery_actors.protocol.values import (
+    Copy,
     Pushed,
     ValueFlag,
     decode_push,
@@ -66,6 +71,7 @@ CALLS = [
     encode_call(6, 5, 4, CallFlag.RELEASE, 0, b"", b"x/p"),
     encode_call(9, 6, 9, 0, 65535, "größer".encode(), b""),
 ]
+PLACE = Place("ca-ring", 64, 9, 300)
 CREATION = Creation("digest", "Counter", 3, 0, b"arguments", ("/here",))
 
 Decode = Callable[[Signer, bytes], Any]
@@ -75,12 +81,16 @@ FORMS: dict[str, tuple[bytes, Decode]] = {
         lambda signer, data: decode_calls(signer, ACTOR, data),
     ),
     "value": (
-        encode_value(SIGNER, OID, 0, b"pickle", (ACTOR,), (OID,)),
+        encode_value(SIGNER, OID, 0, (b"pickle",), (ACTOR,), (OID,)),
         lambda signer, data: decode_value(signer, OID, data),
     ),
     "push": (
         encode_push(SIGNER, CALLER, ACTOR, Cursor(9), [Pushed(5, 0, b"v"), Pushed(6, 1, None)]),
         lambda signer, data: decode_push(signer, CALLER, data),
+    ),
+    "notice": (
+        encode_notice(SIGNER, ACTOR, CALLER, 100, PLACE),
+        lambda signer, data: decode_notice(signer, ACTOR, data),
     ),
     "order": (
         encode_order(SIGNER, "queue", Order(OrderKind.KILL, "ab", "cd", "ef")),
@@ -157,7 +167,7 @@ def test_a_signed_message_that_is_cut_short_inside_is_refused() -> None:
 
 
 def test_values_round_trip() -> None:
-    value = decode_value(SIGNER, OID, encode_value(SIGNER, OID, ValueFlag.ERROR, b"pickle"))
+    value = decode_value(SIGNER, OID, encode_value(SIGNER, OID, ValueFlag.ERROR, (b"pickle",)))
     assert (value.flags, bytes(value.payload)) == (ValueFlag.ERROR, b"pickle")
     assert value.actors == value.objects == ()
     value = decode_value(SIGNER, OID, FORMS["value"][0])
@@ -166,7 +176,7 @@ def test_values_round_trip() -> None:
 
 
 def test_a_plain_value_is_stored_as_any_other() -> None:
-    assert encode_plain_value(SIGNER, OID, b"pickle") == encode_value(SIGNER, OID, 0, b"pickle")
+    assert encode_plain_value(SIGNER, OID, b"pickle") == encode_value(SIGNER, OID, 0, (b"pickle",))
 
 
 def test_calls_of_several_methods_in_one_message() -> None:
@@ -185,6 +195,60 @@ def test_pushes_round_trip() -> None:
     running = Cursor(20, (3, 7, 19))
     body = encode_push(SIGNER, CALLER, ACTOR, running, [Pushed(20, 0, b"v")])
     assert decode_push(SIGNER, CALLER, body).cursor == running
+
+
+def test_a_push_says_where_a_copy_lies_and_what_of_it_is_certain() -> None:
+    frames = [b"stream", bytes(5000), bytes(100)]
+    value = encode_value(SIGNER, OID, ValueFlag.FRAMES, (pack_frames(frames),))
+    copy = Copy.of(value, PLACE._replace(size=len(value)))
+    results = [Pushed(5, 0, b"v"), Pushed(6, 1, copy), Pushed(7, 0, None)]
+    push = decode_push(
+        SIGNER, CALLER, encode_push(SIGNER, CALLER, ACTOR, Cursor(9), results, b"a memory")
+    )
+    assert (list(push.results), push.memory) == (results, b"a memory")
+    assert copy.certain == len(value) - 5100
+    assert copy.fits(value)
+    for at in range(copy.certain):
+        assert not copy.fits(value[:at] + bytes([value[at] ^ 1]) + value[at + 1 :])
+    assert not copy.fits(value[:-1])
+
+
+def test_all_of_a_copy_without_buffers_is_certain() -> None:
+    value = encode_value(SIGNER, OID, 0, (b"x" * 9000,))
+    copy = Copy.of(value, PLACE._replace(size=len(value)))
+    assert copy.certain == len(value)
+    assert copy.fits(value)
+    assert not copy.fits(value[:-1] + b"y")
+
+
+def test_a_notice_says_whose_message_lies_where() -> None:
+    notice = encode_notice(SIGNER, ACTOR, CALLER, 100, PLACE)
+    assert decode_notice(SIGNER, ACTOR, notice) == (CALLER, 100, PLACE)
+
+
+def test_buffers_are_set_apart_and_put_together() -> None:
+    payloads = [
+        encode_body([b"one", bytes(3000), bytes(7)], ()),
+        encode_body([b"two", b"x" * 11], ()),
+    ]
+    split = [set_apart(payload, CallFlag.NONE) for payload in payloads]
+    heads = [part[0] for part in split if part is not None]
+    behind = memoryview(b"".join(part[1] for part in split if part is not None))
+    assert len(behind) == 3018
+    assert all(is_apart(head, CallFlag.NONE) and len(head) < 40 for head in heads)
+    first, at = put_together(heads[0], behind, 0)
+    second, at = put_together(heads[1], behind, at)
+    assert ([first, second], at) == (payloads, 3018)
+    with pytest.raises(ValueError, match="cut short"):
+        put_together(heads[1], behind[:-1], 3007)
+
+
+def test_only_frames_and_nothing_before_them_are_set_apart() -> None:
+    frames = encode_body([b"stream", bytes(3000)], ())
+    assert set_apart(encode_body([b"stream"], ()), CallFlag.NONE) is None
+    for flag in (CallFlag.HANDLES, CallFlag.ARGUMENTS, CallFlag.OPTIONS):
+        assert set_apart(frames, flag) is None
+        assert not is_apart(b"\3" + frames[1:], flag)
 
 
 def test_cursors_say_what_is_finished() -> None:
