@@ -17,7 +17,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from celery_actors.store.segment import NAME
+from celery_actors.store.segment import NAME, is_ring
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -103,6 +103,7 @@ def sweep(directory: Path, alive_owners: Callable[[str], bool]) -> int:
         directory: where to look; other files in it are left alone.
         alive_owners: whether an owner's lease still runs. Asked once for each owner of whom there
             are files; one that is gone from the leases but whose process still runs is kept too.
+            Rings, which are nobody's only copy, go as soon as the process is gone.
 
     Returns:
         How many segments were removed.
@@ -115,19 +116,23 @@ def sweep(directory: Path, alive_owners: Callable[[str], bool]) -> int:
     removed = 0
     for prefix, names in by_owner.items():
         match = NAME.fullmatch(names[0])
-        if match is None or alive_owners(match[3]):
+        if match is None:
+            continue
+        alive = alive_owners(match[3])
+        doomed = [name for name in names if is_ring(name)] if alive else names
+        if not doomed:
             continue
         marker = directory / f"{prefix}-life"
         fd = _lock_marker(marker)
         if fd is None:
             continue
         try:
-            for name in names:
+            for name in doomed:
                 if name != marker.name:
                     with contextlib.suppress(FileNotFoundError, PermissionError):
                         (directory / name).unlink()
                         removed += 1
-            if fd >= 0:
+            if fd >= 0 and not alive:
                 marker.unlink(missing_ok=True)
         finally:
             if fd >= 0:

@@ -35,7 +35,7 @@ from time import monotonic
 from typing import Final, NamedTuple
 
 from celery_actors.protocol.places import Place
-from celery_actors.store.segment import serial_of
+from celery_actors.store.segment import is_ring
 
 Buffer = bytes | memoryview
 
@@ -217,10 +217,11 @@ class RingReader:
 
     def _map(self, name: str) -> _Mapped | None:
         self._forget_idle()
+        if not is_ring(name):
+            return None
         try:
-            serial_of(name)
             fd = os.open(self._directory / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except (OSError, ValueError):
+        except OSError:
             return None
         try:
             status = os.fstat(fd)

@@ -63,7 +63,7 @@ class Rings:
         if self._closed:
             return None
         try:
-            return Ring(self._store.new_path())
+            return Ring(self._store.ring_path())
         except (OSError, RuntimeError) as error:
             self._closed = True
             logger.info("no shared memory for calls and results, they go by the servers: %s", error)

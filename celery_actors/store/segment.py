@@ -25,9 +25,10 @@ OBJECT_ID_BYTES: Final = 40
 RELEASED_OFFSET: Final = 5  # where the header's 'released' byte is
 # magic, version, released, length of the object id, serial of the write, end of the frames, id
 HEADER: Final = struct.Struct(f"<4sBBHQQ{OBJECT_ID_BYTES}s")
-# boot, node, owner, serial of the write; a name without serial is the owner's life marker
+# boot, node, owner, serial of the write; a name without serial is the owner's life marker, one with
+# an `r` before it a ring's
 NAME: Final = re.compile(
-    r"ca-([0-9a-f]{8})-([0-9a-f]{8})-([A-Za-z0-9_.-]{1,80})-([0-9a-f]{1,16}|life)"
+    r"ca-([0-9a-f]{8})-([0-9a-f]{8})-([A-Za-z0-9_.-]{1,80})-(r?[0-9a-f]{1,16}|life)"
 )
 
 _MAGIC: Final = b"CASM"
@@ -100,9 +101,15 @@ def serial_of(name: str) -> int:
         ValueError: not the name of a segment; in particular none that leads to another directory.
     """
     match = NAME.fullmatch(name)
-    if match is None or match[4] == "life":
+    if match is None or match[4] == "life" or match[4][0] == "r":
         raise ValueError(f"not the name of a segment: {name!r}")
     return int(match[4], 16)
+
+
+def is_ring(name: str) -> bool:
+    """Whether a file of that name is a ring (celery_actors.store.ring)."""
+    match = NAME.fullmatch(name)
+    return match is not None and match[4][0] == "r"
 
 
 def layout(lengths: Iterable[int]) -> tuple[list[int], int]:

@@ -223,15 +223,15 @@ class SharedMemoryStore:
         where = f"in {self.directory} nor in {self.spill}"
         raise StoreFull(errno.ENOSPC, f"no room for {need} bytes {where}")
 
-    def new_path(self) -> Path:
-        """Return a new name in memory for a file that someone else writes, and removes.
+    def ring_path(self) -> Path:
+        """Return a new name in memory for a ring, which someone else writes and removes.
 
         Raises:
             RuntimeError: as in `write`.
             OSError: the directory can't be written to.
         """
         self._claim(self.directory)
-        return self.directory / self._new_name()
+        return self.directory / f"{self._prefix}r{next(self._serials):x}"
 
     def _claim(self, directory: Path) -> None:
         with self._lock:

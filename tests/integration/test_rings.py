@@ -165,8 +165,8 @@ ray.init(address="auto", namespace="rings", log_to_driver=False)
 keeper = ray.get_actor("keeper")
 print(ray.get(keeper.pid.remote()), flush=True)
 assert sys.stdin.readline() == "it is stopped\\n"
-for number in range(256):  # nobody wants their results
-    keeper.keep.remote(number, bytes(8192))
+for number in range(256):
+    keeper.keep.options(num_returns=0).remote(number, bytes(8192))
 require_process().flush()
 assert require_process().segments.rings.carries_calls
 ray.shutdown()

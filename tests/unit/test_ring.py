@@ -17,7 +17,7 @@ from celery_actors.store.ring import Ring, RingReader, memory_id
 from celery_actors.store.rings import Rings
 from celery_actors.store.shm import SharedMemoryStore, sweep
 
-NAME = "ca-00000000-00000000-owner-1"
+NAME = "ca-00000000-00000000-owner-r1"
 CAPACITY = 64 * 1024
 KB = 1024
 
@@ -128,7 +128,8 @@ def test_without_memory_nothing_is_written(ring: Ring, monkeypatch: pytest.Monke
         {"size": 99},
         {"offset": 64},
         {"offset": 1 << 40},
-        {"name": "ca-00000000-00000000-owner-2"},
+        {"name": "ca-00000000-00000000-owner-r2"},
+        {"name": "ca-00000000-00000000-owner-1"},
         {"name": "../" + NAME},
         {"name": "ca-00000000-00000000-owner-life"},
     ],
@@ -165,7 +166,7 @@ def test_rings_that_are_not_read_are_let_go_of(
     monkeypatch.setattr(ring_module, "monotonic", lambda: now[0])
     monkeypatch.setattr(ring_module, "_MOST_MAPPED", 3)
     reader = RingReader(directory)
-    rings = [Ring(directory / f"ca-00000000-00000000-owner-{n}", CAPACITY) for n in range(5)]
+    rings = [Ring(directory / f"ca-00000000-00000000-owner-r{n}", CAPACITY) for n in range(5)]
     places = [written(ring, bytes([n])) for n, ring in enumerate(rings)]
     for place in places:
         assert reader.read(place) is not None
@@ -264,5 +265,14 @@ def test_rings_of_the_dead_are_swept(directory: Path, tmp_path: Path) -> None:
         os._exit(0)
     os.waitpid(pid, 0)
     assert len(list(directory.iterdir())) == 2
-    assert sweep(directory, lambda _owner: False) == 1
+    assert sweep(directory, lambda _owner: True) == 1, "though its job goes on"
+    assert [path.name[-5:] for path in directory.iterdir()] == ["-life"]
+    assert sweep(directory, lambda _owner: False) == 0
     assert list(directory.iterdir()) == []
+
+
+def test_rings_of_the_living_are_not_swept(rings: Rings, directory: Path) -> None:
+    place = rings.write_result(b"value")
+    assert place is not None
+    assert sweep(directory, lambda _owner: False) == 0
+    assert RingReader(directory).read(place) == b"value"
