@@ -143,6 +143,7 @@ class Outbox:
         self.shares_memory = False  # the actor does, as its last push says
         self.avoids_ring = False
         self.last_taken = 0.0  # when the last batch was taken to be sent
+        self.last_size = 0  # bytes of it
         self._resend_pause = _RESEND_FIRST
 
     def add(self, call: PendingCall, sequence: int) -> None:
@@ -185,12 +186,13 @@ class Outbox:
         batch: list[PendingCall] = []
         taken = 0
         while self.unsent and len(batch) < calls:
-            taken += self.unsent[0].size
-            if batch and taken > size:
+            following = self.unsent[0].size
+            if batch and taken + following > size:
                 break
+            taken += following
             batch.append(self.unsent.popleft())
         if batch:
-            self.last_taken = monotonic()
+            self.last_taken, self.last_size = monotonic(), taken
             if not self.next_resend:
                 self.next_resend = self.last_taken + self._resend_pause
         return batch

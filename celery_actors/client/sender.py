@@ -251,8 +251,8 @@ class Sender:
                 floor = box.floor
                 # What is sent again may have been lost on just that way.
                 first = not batch[0].sent
-                near = box.near and first and sum(call.size for call in batch) > _RING_FROM
-                apart: list[memoryview] | None = [] if near else None
+                by_ring = first and box.near and box.last_size > _RING_FROM
+                apart: list[memoryview] | None = [] if by_ring else None
                 encoded = [call.encode(apart) for call in batch]
                 for call in batch:
                     call.sent = True

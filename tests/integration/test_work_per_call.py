@@ -1,7 +1,8 @@
 """The work of a call, counted: times of different machines can't be compared, this can.
 
 Where a figure follows from the protocol alone, its bound is a little above it.  How many calls a
-message or a commit carries depends on the machine too: there the bound is twice or four times what was measured.
+message or a commit carries depends on the machine too: there the bound is two to four times what
+was measured.
 Lost batching, a round trip to Redis that is added to each call or a fatter message breaks them.
 Whoever raises a bound says in the commit what the work is for.
 """
