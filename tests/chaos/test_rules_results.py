@@ -19,6 +19,7 @@ from celery_actors.client.current import require_process
 from celery_actors.exceptions import ActorDiedError, OwnerDiedError
 from celery_actors.ids import mailbox_name, new_actor_id, new_caller_id, object_id
 from celery_actors.local import PrivateCluster
+from celery_actors.protocol.values import Copy
 from celery_actors.store.results import Commit, CommitRefused, Committer, Results
 
 pytestmark = pytest.mark.usefixtures("cluster")
@@ -233,8 +234,8 @@ def test_values_over_8_kb_are_announced() -> None:
         (small, first), (large, second) = caller.pushes
         assert first > 6_000
         assert small.results[0][2] is not None
-        assert second < 200
-        assert large.results[0][2] is None
+        assert second < 300
+        assert isinstance(large.results[0][2], Copy), "where it may be, not what it is"
     assert len(ray.get(log.large.remote(9_000))) == 9_000
 
 

@@ -172,10 +172,11 @@ def test_garbage_in_a_processs_channel_is_ignored(brokers: PrivateCluster) -> No
     channel = process.results.channel(process.caller.hex())
     for garbage in (
         b"",
-        b"CAR1",
-        b"CAR1" + bytes(100),
+        b"CAR2",
+        b"CAR2" + bytes(100),
         b"G",
         b"Gzz:x",
+        b"Mzz:x",
         b"L0",
         b"W!",
         os.urandom(50),

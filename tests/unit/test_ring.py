@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import shutil
 import tempfile
-import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -180,32 +181,45 @@ def test_rings_that_are_not_read_are_let_go_of(
         ring.close()
 
 
-def test_a_reader_never_sees_half_of_a_record(directory: Path, reader: RingReader) -> None:
-    """One writes round and round, the other reads what is being written over."""
-    ring = Ring(directory / NAME, CAPACITY)
-    places: list[Place] = []
-    done = threading.Event()
+def test_a_reader_never_sees_half_of_a_record(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One process writes round and round, another reads what is just being written over."""
+    monkeypatch.setattr(ring_module, "_REWIND_AFTER", float("inf"))
+    size, records, seconds = 64 * KB, 16, 2.0
+    ring = Ring(directory / NAME, size * records)
+    first = written(ring, b"0" * (size - 16))
+    count = mmap.mmap(-1, 8)  # of records written, for the other process to see
 
-    def write() -> None:
-        for n in range(20_000):
-            places.append(written(ring, (b"%08d" % n) * KB))
-        done.set()
+    def read_what_goes_next() -> int:
+        reader, read = RingReader(directory), 0
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            oldest = max(0, int.from_bytes(count[:], "little") + 1 - records)
+            for number in (oldest, oldest + 1):
+                place = first._replace(
+                    offset=number % records * size, serial=first.serial + number * size
+                )
+                data = reader.read(place)
+                if data is not None:
+                    read += 1
+                    if data != data[:1] * len(data):
+                        return 1
+        return 0 if read > 100 else 2
 
-    writer = threading.Thread(target=write)
-    writer.start()
-    read = lost = 0
-    while not done.is_set():
-        for place in places[-9:-4]:
-            data = reader.read(place)
-            if data is None:
-                lost += 1
-                continue
-            read += 1
-            assert data == data[:8] * KB
-    writer.join()
-    assert read > 100
-    assert lost > 0
+    pid = os.fork()
+    if pid == 0:
+        os._exit(read_what_goes_next())
+    number, status = 0, 0
+    while not status:
+        number += 1
+        written(ring, b"%d" % (number % 10) * (size - 16))
+        count[:] = number.to_bytes(8, "little")
+        done, result = os.waitpid(pid, os.WNOHANG)
+        status = done and 1 + os.waitstatus_to_exitcode(result)
     ring.close()
+    assert status != 2, "it saw half of a record"
+    assert status == 1, "it found hardly anything to read"
 
 
 def test_processes_see_the_same_memory_or_not(directory: Path) -> None:
