@@ -63,14 +63,14 @@ def get(refs: Any, *, timeout: float | None = None) -> Any:
     if timeout is not None and timeout < 0:
         raise ValueError(f"timeout must not be negative, got {timeout}")
     if isinstance(refs, ObjectRef):
-        value: Any = require_process().get([refs.entry], timeout)[0]
+        value: Any = require_process().values.get([refs.entry], timeout)[0]
         return value
     if not isinstance(refs, (list, tuple)):
         raise TypeError(f"get() takes an ObjectRef or a list of them, not {refs!r:.100}")
     for ref in refs:
         if not isinstance(ref, ObjectRef):
             raise TypeError(f"get() takes ObjectRefs; the list holds {ref!r:.100}")
-    return require_process().get([ref.entry for ref in refs], timeout)
+    return require_process().values.get([ref.entry for ref in refs], timeout)
 
 
 def put(value: T) -> ObjectRef[T]:
@@ -128,7 +128,7 @@ def wait(
     if any(isinstance(ref, ObjectRefGenerator) for ref in refs):
         ready = _wait_for_any_kind(process, refs, num_returns, timeout)
     else:
-        process.wait_for([ref.entry for ref in refs], num_returns, timeout)
+        process.values.wait_for([ref.entry for ref in refs], num_returns, timeout)
         ready = [ref for ref in refs if not ref.entry.pending][:num_returns]
     chosen = set(ready)
     return ready, [ref for ref in refs if ref not in chosen]
@@ -150,7 +150,8 @@ def _wait_for_any_kind(
         left = None if deadline is None else max(0.0, deadline - monotonic())
         if len(ready) >= num_returns or left == 0:
             return ready[:num_returns]
-        process.wait_for([entry for entries in awaited.values() for entry in entries], 1, left)
+        pending = [entry for entries in awaited.values() for entry in entries]
+        process.values.wait_for(pending, 1, left)
 
 
 def kill(actor: ActorHandle[Any] | ActorProxy[Any], *, no_restart: bool = True) -> None:

@@ -72,7 +72,7 @@ class ObjectRef(Generic[T_co]):
 
     def future(self) -> Future[T_co]:
         """Return a :class:`concurrent.futures.Future` of the value."""
-        return require_process().future(self._entry)
+        return require_process().values.future(self._entry)
 
     def __await__(self) -> Generator[Any, None, T_co]:
         import asyncio

@@ -1,9 +1,10 @@
 """A process's own client: it makes calls, waits for their results, keeps its refs alive.
 
-The way of a call starts here: :meth:`Process.call` gives it its id and appends it to the
-actor's :class:`~celery_actors.client.outbox.Outbox`; :meth:`Process.flush` hands batches
-to the :class:`~celery_actors.client.mailbox.Mailbox`; the
-:class:`~celery_actors.client.listener.Listener` brings the replies back.
+The way of a call: the :class:`~celery_actors.client.sender.Sender` gives it its id, appends it
+to the actor's :class:`~celery_actors.client.outbox.Outbox`, and hands batches to the
+:class:`~celery_actors.client.mailbox.Mailbox`; the
+:class:`~celery_actors.client.listener.Listener` brings the replies back, and
+:class:`~celery_actors.client.values.Values` gets what they say is there.
 """
 
 from __future__ import annotations
@@ -12,10 +13,6 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
-from copy import copy
-from functools import partial
-from itertools import islice
 from time import monotonic
 from typing import Any, cast
 
@@ -28,17 +25,16 @@ from celery_actors.client.housekeeping import Housekeeping
 from celery_actors.client.identity import after_fork
 from celery_actors.client.listener import Listener
 from celery_actors.client.mailbox import LOST, Mailbox, explain_amqp
-from celery_actors.client.objects import Entry, ObjectState, ObjectTable, Waiter, complete
+from celery_actors.client.objects import Entry, ObjectState, ObjectTable
 from celery_actors.client.outbox import Outbox
 from celery_actors.client.recovery import Recovery
 from celery_actors.client.replies import Replies
 from celery_actors.client.sender import Sender
 from celery_actors.client.stores import Stores
 from celery_actors.client.streams import Streams
+from celery_actors.client.values import Values
 from celery_actors.config import Settings
 from celery_actors.exceptions import (
-    GetTimeoutError,
-    ObjectLostError,
     TamperedError,
 )
 from celery_actors.ids import mailbox_name, object_id
@@ -146,6 +142,7 @@ class Process:
         """Make the parts that belong to the present caller id."""
         channel = self.results.channel(self.caller.hex())
         self.replies = Replies(self.redis, channel, f"{self.settings.prefix}cluster")
+        self.values = Values(self)
         self.executors = Executors(self)
         self.groups = Groups(self)
         self.recovery = Recovery(self)
@@ -260,156 +257,6 @@ class Process:
             self.control.hold(actor.hex(), owner)
         if dumped.objects:
             self.control.borrow([oid.hex() for oid in dumped.objects], owner)
-
-    def load(self, entry: Entry) -> Any:
-        """Return the value of a settled entry, or raise what getting it raises."""
-        if entry.state is ObjectState.FAILED:
-            assert entry.error is not None
-            # A copy: its traceback refers to frames, and these to refs, to this entry.
-            raise copy(entry.error) from entry.error.__cause__
-        blob = entry.blob or self._take_in(entry)
-        if blob is None:
-            blob = self.results.fetch([entry.oid])[0]
-            if blob is None:
-                raise ObjectLostError(
-                    f"object {entry.oid.hex()} is no longer stored: it was released, or no "
-                    f"process that holds a ref to it ran for {self.settings.result_ttl:g} s"
-                )
-        try:
-            return self.codec.load(entry.oid, blob, entry.verified)
-        finally:
-            if self._borrowed:
-                self.keep_borrowed()
-
-    def _take_in(self, entry: Entry) -> bytes | None:
-        """Take an announced value from its maker's ring, if its copy is still there."""
-        known, entry.copy = entry.copy, None
-        if known is None:
-            return None
-        found = self.segments.rings.read(known.place)
-        if found is None or not known.fits(found):
-            return None
-        entry.verified, entry.blob = True, found
-        return found
-
-    def future(self, entry: Entry) -> Future[Any]:
-        """Return a future of the value; the background thread completes it."""
-        future: Future[Any] = Future()
-        with self.lock:
-            entry.refs += 1  # the future holds a ref until it is done
-            done = self._completion(future, entry)
-            if entry.pending:
-                if entry.on_settled is None:
-                    entry.on_settled = []
-                entry.on_settled.append(done)
-            else:
-                self.objects.after.append(done)
-        self.flush()
-        if entry.foreign:
-            self.recovery.resolve_foreign([entry])
-        self.run_after()
-        self.listener.wake()
-        return future
-
-    def _completion(self, future: Future[Any], entry: Entry) -> Callable[[], None]:
-        def done() -> None:
-            complete(future, lambda: self.load(entry))
-            entry.dropped_refs.append(entry)
-
-        return done
-
-    # -- waiting -----------------------------------------------------------------
-
-    def wait_for(self, entries: Sequence[Entry], count: int, timeout: float | None) -> bool:
-        """Wait until ``count`` of the entries are settled; whether they are."""
-        return self._wait(entries, count, timeout, fail_fast=False)
-
-    def get(self, entries: Sequence[Entry], timeout: float | None) -> list[Any]:
-        """Return the values, in order.
-
-        :raises GetTimeoutError: not all came within ``timeout`` seconds.
-        """
-        values: list[Any] = []
-        meanwhile = partial(self._load_ready, entries, values) if len(entries) > 1 else None
-        if not self._wait(entries, len(entries), timeout, True, meanwhile):
-            missing = [entry for entry in entries if entry.pending]
-            raise GetTimeoutError(
-                f"{len(missing)} of {len(entries)} objects were not there after {timeout:g} s; "
-                f"the first is {missing[0].oid.hex()}"
-                if missing
-                else f"the objects were not there after {timeout:g} s"
-            )
-        left = entries[len(values) :]
-        without = [entry for entry in left if not (entry.blob or self._take_in(entry))]
-        if without:
-            self._fetch(left, without)
-        values += [self.load(entry) for entry in left]
-        return values
-
-    def _load_ready(self, entries: Sequence[Entry], values: list[Any]) -> None:
-        """Load values that are here and next in order, while the others are waited for."""
-        pending = ObjectState.PENDING
-        for entry in islice(entries, len(values), None):
-            if entry.state is pending or not (entry.blob or self._take_in(entry)) or entry.failed:
-                return
-            values.append(self.load(entry))
-
-    def _fetch(self, entries: Sequence[Entry], without: Sequence[Entry]) -> None:
-        """Read from the store what is not here.
-
-        :raises: what the first call that failed raised; others may then still be under way.
-        """
-        for entry in entries:
-            if entry.failed:
-                self.load(entry)
-        stored = [entry for entry in without if entry.state is ObjectState.STORED]
-        blobs = self.results.fetch([entry.oid for entry in stored])
-        for entry, blob in zip(stored, blobs, strict=True):
-            entry.blob = blob
-
-    def _wait(
-        self,
-        entries: Sequence[Entry],
-        count: int,
-        timeout: float | None,
-        fail_fast: bool,
-        meanwhile: Callable[[], None] | None = None,
-    ) -> bool:
-        if self.dirty:
-            self.flush()
-        foreign = [entry for entry in entries if entry.foreign and entry.pending]
-        if foreign:
-            self.recovery.resolve_foreign(foreign)
-        with self.lock:
-            waiter = self.objects.wait_for(entries, count, fail_fast)
-        if waiter.remaining <= 0:
-            return True
-        try:
-            return self.wait_blocked(waiter, timeout, meanwhile)
-        finally:
-            if waiter.remaining > 0:
-                with self.lock:
-                    self.objects.forget(waiter, entries)
-
-    def wait_blocked(
-        self,
-        waiter: Waiter,
-        timeout: float | None,
-        meanwhile: Callable[[], None] | None = None,
-    ) -> bool:
-        """Wait; a call that waits for long gives its CPU back meanwhile."""
-        give_back = self.on_blocked
-        if give_back is None:
-            return self.listener.wait(waiter, timeout, meanwhile)
-        first = 0.01 if timeout is None else min(0.01, timeout)
-        if self.listener.wait(waiter, first, meanwhile):
-            return True
-        take_again = give_back()
-        try:
-            rest = None if timeout is None else timeout - first
-            return self.listener.wait(waiter, rest, meanwhile)
-        finally:
-            take_again()
 
     # -- calls -------------------------------------------------------------------
 

@@ -195,7 +195,7 @@ class Sender:
             with self._p.lock:
                 box.window_waiters.append(waiter)
             self.flush()
-            if self._p.wait_blocked(waiter, _WINDOW_PATIENCE):
+            if self._p.values.wait_blocked(waiter, _WINDOW_PATIENCE):
                 continue
             if box.windows >= _MOST_WINDOWS:
                 raise PendingCallsLimitExceeded(

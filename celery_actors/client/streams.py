@@ -141,7 +141,7 @@ class Stream:
     def _length(self) -> tuple[int, Exception | None]:
         """Return how many values there are, or why the stream broke off."""
         try:
-            return int(self._process.load(self.end)), None
+            return int(self._process.values.load(self.end)), None
         except Exception as error:  # noqa: BLE001 - it becomes the next value's
             return 0, error.with_traceback(None)  # its frames refer to this stream
 
@@ -152,7 +152,7 @@ class Stream:
         """
         process = self._process
         while (entry := self._look()) is not None and entry.pending:
-            if not process.wait_for([entry, self.end], 1, timeout):
+            if not process.values.wait_for([entry, self.end], 1, timeout):
                 raise GetTimeoutError(
                     f"the generator's value {self._next} was not there after {timeout:g} s"
                 )

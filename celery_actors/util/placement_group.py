@@ -95,7 +95,7 @@ class PlacementGroup:
         """
         ready = self.ready()  # what nobody has a ref to is not waited for
         try:
-            require_process().get([ready.entry], timeout_seconds)
+            require_process().values.get([ready.entry], timeout_seconds)
         except (GetTimeoutError, PlacementGroupRemoved):
             return False
         return True
