@@ -210,6 +210,7 @@ def end_job(process: Process, patience: float = 15.0) -> None:
     Waits until the nodes have reaped the processes, so that nothing is left behind.
     """
     process.flush()
+    process.sender.leave_ring()
     process.closed = True  # the background thread begins nothing more
     ended = process.control.end_caller(process.caller.hex())
     try:

@@ -74,7 +74,8 @@ def lease_lost(process: Process) -> None:
             process.job_id = new_caller_id().hex()
         _rename(process)
     process.make_parts(keep_listener=True)
-    process.segments.reopen(f"{process.job_id}.{process.caller.hex()}")
+    with process.mailbox.lock:  # nobody writes into the old ring meanwhile
+        process.segments.reopen(f"{process.job_id}.{process.caller.hex()}")
     _register(process)
     _hold_again(process, held)
     process.listener.wake_all()

@@ -11,7 +11,7 @@ repeats by (caller, sequence).
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
 from time import monotonic
@@ -207,9 +207,9 @@ class Outbox:
         """Whether the actor can read this process's ring."""
         return self.shares_memory and not self.avoids_ring
 
-    def needs(self, sequence: int) -> bool:
-        """Whether a call up to that sequence is unresolved, and may have to be read again."""
-        return self.floor <= sequence
+    def needs(self, sequences: Iterable[int]) -> bool:
+        """Whether one of these calls is unresolved: the actor may have to read it again."""
+        return any(sequence in self.unresolved for sequence in sequences)
 
     @property
     def floor(self) -> int:

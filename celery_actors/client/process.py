@@ -172,8 +172,8 @@ class Process:
         """Send what is left, then close."""
         closing(self)
         self.closed = True
-        if self.segments.rings.carries_calls and not self.ends_cluster:
-            self.sender.send_past_ring()
+        if not self.leads_job:  # a job's end has done it (see end_job)
+            self.sender.leave_ring()
         self.flush()
         self.listener.close()
         with self.mailbox.lock:

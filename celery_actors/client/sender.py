@@ -20,7 +20,7 @@ from celery_actors.exceptions import PendingCallsLimitExceeded
 from celery_actors.ids import call_owner, object_id
 from celery_actors.protocol.calls import CallFlag, encode_calls
 from celery_actors.protocol.payload import encode_body, encode_stored
-from celery_actors.protocol.places import encode_notice
+from celery_actors.protocol.places import Notice, encode_notice
 from celery_actors.serialization import Dumped
 
 if TYPE_CHECKING:
@@ -256,10 +256,12 @@ class Sender:
                 encoded = [call.encode(apart) for call in batch]
                 for call in batch:
                     call.sent = True
-            signer, caller = self._p.signer, self._p.caller
+                caller = self._p.caller  # others take a new one with new outboxes, under the lock
+            signer = self._p.signer
             message = encode_calls(signer, box.actor, caller, floor, encoded)
             if apart is not None:
-                notice = self._by_ring(box, batch[-1].sequence, (message, *apart))
+                sequences = tuple(call.sequence for call in batch)
+                notice = self._by_ring(box, caller, sequences, (message, *apart))
                 if notice is None:  # no room: in one piece
                     encoded = [call.encode(again=False) for call in batch]
                     message = encode_calls(signer, box.actor, caller, floor, encoded)
@@ -274,21 +276,28 @@ class Sender:
             if box is not None:
                 box.avoids_ring = True
 
-    def send_past_ring(self) -> None:
+    def leave_ring(self) -> None:
         """Send again by RabbitMQ what actors may not have read yet: the ring is going."""
+        if not self._p.segments.rings.carries_calls:
+            return
         with self._p.lock:
             for box in self._p.outboxes.values():
-                if box.near and box.unresolved:
-                    box.avoids_ring = True
+                box.avoids_ring = True
+                if box.unresolved:
                     box.rewind_from(box.floor)
                     self._p.dirty[box] = None
+        self.flush()
 
     def _by_ring(
-        self, box: Outbox, last: int, parts: tuple[bytes | memoryview, ...]
+        self,
+        box: Outbox,
+        caller: bytes,
+        sequences: tuple[int, ...],
+        parts: tuple[bytes | memoryview, ...],
     ) -> bytes | None:
         """Leave a message in this process's ring, and return the notice that is sent instead.
 
-        :param last: its last call's sequence.
+        :param sequences: of its calls.
         :param parts: the message, and the buffers of its calls.
         :returns: ``None`` where there is no room.
         """
@@ -296,12 +305,13 @@ class Sender:
 
         def needed() -> bool:
             with process.lock:
-                return box.needs(last)
+                return box.needs(sequences)
 
         place = process.segments.rings.write_calls(parts, needed)
         if place is None:
             return None
-        return encode_notice(process.signer, box.actor, process.caller, len(parts[0]), place)
+        notice = Notice(caller, sequences[-1], len(parts[0]), place)
+        return encode_notice(process.signer, box.actor, notice)
 
 
 class _Pinned:

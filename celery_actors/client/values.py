@@ -68,7 +68,8 @@ class Values:
                     f"process that holds a ref to it ran for {process.settings.result_ttl:g} s"
                 )
         try:
-            return process.codec.load(entry.oid, blob, entry.verified)
+            # Another thread may have found it in the ring meanwhile: that says nothing of this one.
+            return process.codec.load(entry.oid, blob, entry.verified and blob is entry.blob)
         finally:
             process.keep_borrowed()
 
@@ -110,14 +111,15 @@ class Values:
 
     def _take_in(self, entry: Entry) -> bytes | None:
         """Take an announced value from its maker's ring, if its copy is still there."""
-        known, entry.copy = entry.copy, None
+        known = entry.copy
         if known is None:
-            return None
+            return entry.blob
         found = self._p.segments.rings.read(known.place)
-        if found is None or not known.fits(found):
-            return None
-        entry.verified, entry.blob = True, found
-        return found
+        with self._p.lock:
+            entry.copy = None
+            if entry.blob is None and found is not None and known.fits(found):
+                entry.verified, entry.blob = True, found
+            return entry.blob
 
     def _fetch(self, entries: Sequence[Entry], without: Sequence[Entry]) -> None:
         """Read from the store what is not here.
@@ -129,8 +131,9 @@ class Values:
                 self.load(entry)
         stored = [entry for entry in without if entry.state is ObjectState.STORED]
         blobs = self._p.results.fetch([entry.oid for entry in stored])
-        for entry, blob in zip(stored, blobs, strict=True):
-            entry.blob = blob
+        with self._p.lock:
+            for entry, blob in zip(stored, blobs, strict=True):
+                entry.blob = entry.blob or blob
 
     # -- waiting -----------------------------------------------------------------
 

@@ -18,6 +18,7 @@ table.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from struct import Struct
@@ -93,7 +94,7 @@ def set_apart(payload: bytes, flags: int) -> tuple[bytes, memoryview] | None:
 
     :returns: ``None`` where it has none, or more in it than the frames.
     """
-    if payload[0] != Form.FRAMES or flags & _TABLES:
+    if flags & _TABLES or payload[:1] != b"\1":  # empty: a call that was cancelled
         return None
     count, stream = _FRAMES.unpack_from(payload, 1)
     end = 1 + _COUNT.size + 8 * count + stream
@@ -102,7 +103,7 @@ def set_apart(payload: bytes, flags: int) -> tuple[bytes, memoryview] | None:
 
 def is_apart(payload: bytes, flags: int) -> bool:
     """Whether a call's buffers lie behind the message."""
-    return payload[0] == Form.APART and not flags & _TABLES
+    return payload[:1] == b"\3" and not flags & _TABLES
 
 
 def put_together(payload: bytes, buffers: memoryview, at: int) -> tuple[bytes, int]:
@@ -111,9 +112,12 @@ def put_together(payload: bytes, buffers: memoryview, at: int) -> tuple[bytes, i
     :param at: where its own begin.
     :raises ValueError: they aren't all there.
     """
-    (count,) = _COUNT.unpack_from(payload, 1)
-    lengths = Struct(f">{count}Q").unpack_from(payload, 1 + _COUNT.size)
-    end = at + sum(lengths) - lengths[0]
+    try:
+        (count,) = _COUNT.unpack_from(payload, 1)
+        _, *lengths = Struct(f">{count}Q").unpack_from(payload, 1 + _COUNT.size)
+    except struct.error as error:
+        raise ValueError("the frames of a call's arguments are cut short") from error
+    end = at + sum(lengths)
     if end > len(buffers):
         raise ValueError("the buffers of a call's arguments are cut short")
     return b"".join((b"\1", memoryview(payload)[1:], buffers[at:end])), end

@@ -11,10 +11,11 @@ signed as always, at a place that the actor may read::
     0   4   b"CAN1"
     4   16  signature    over b"notice", the actor id and everything after it
     20  8   caller id
-    28  4   size of the message; behind it lie buffers of its calls, one after the other, which
+    28  8   sequence of its last call
+    36  4   size of the message; behind it lie buffers of its calls, one after the other, which
             it says the lengths of (see protocol.payload, APART).  They are not signed: who can
             write to this memory is this user.
-    32  …   place
+    40  …   place
 """
 
 from __future__ import annotations
@@ -27,15 +28,22 @@ from celery_actors.exceptions import TamperedError
 from celery_actors.ids import CALLER_BYTES
 from celery_actors.protocol.signing import SIGNATURE_BYTES, Signer
 
-__all__ = ["Place", "decode_notice", "decode_place", "encode_notice", "encode_place", "is_notice"]
+__all__ = [
+    "Notice",
+    "Place",
+    "decode_notice",
+    "decode_place",
+    "encode_notice",
+    "encode_place",
+    "is_notice",
+]
 
 _MAGIC = b"CAN1"
 _KIND = b"notice"
 _PLACE = Struct(">BQQI")
 _BODY_AT = len(_MAGIC) + SIGNATURE_BYTES
-_SIZE = Struct(">I")
-_SIZE_AT = _BODY_AT + CALLER_BYTES
-_PLACE_AT = _SIZE_AT + _SIZE.size
+_NOTICE = Struct(f">{CALLER_BYTES}sQI")
+_PLACE_AT = _BODY_AT + _NOTICE.size
 
 
 class Place(NamedTuple):
@@ -51,6 +59,19 @@ class Place(NamedTuple):
     offset: int
     serial: int
     size: int
+
+
+class Notice(NamedTuple):
+    """A message with calls lies in its caller's ring.
+
+    :ivar last: sequence of its last call.
+    :ivar size: bytes of the message; the buffers of its calls are behind it.
+    """
+
+    caller: bytes
+    last: int
+    size: int
+    place: Place
 
 
 def encode_place(place: Place) -> bytes:
@@ -70,9 +91,9 @@ def decode_place(data: bytes, at: int) -> tuple[Place, int]:
     return Place(name, offset, serial, size), start + length
 
 
-def encode_notice(signer: Signer, actor: bytes, caller: bytes, size: int, place: Place) -> bytes:
-    """Encode a notice of a message of that size which lies at a place."""
-    body = b"".join((caller, _SIZE.pack(size), encode_place(place)))
+def encode_notice(signer: Signer, actor: bytes, notice: Notice) -> bytes:
+    """Encode a notice to an actor."""
+    body = _NOTICE.pack(*notice[:3]) + encode_place(notice.place)
     return b"".join((_MAGIC, signer.sign(_KIND, actor, body), body))
 
 
@@ -81,8 +102,8 @@ def is_notice(data: bytes) -> bool:
     return data[: len(_MAGIC)] == _MAGIC
 
 
-def decode_notice(signer: Signer, actor: bytes, data: bytes) -> tuple[bytes, int, Place]:
-    """Verify and decode a notice; returns the caller's id, the message's size and its place.
+def decode_notice(signer: Signer, actor: bytes, data: bytes) -> Notice:
+    """Verify and decode a notice.
 
     :raises TamperedError: altered, or meant for another actor.
     """
@@ -91,8 +112,8 @@ def decode_notice(signer: Signer, actor: bytes, data: bytes) -> tuple[bytes, int
         raise TamperedError(f"{what} is not of this protocol (expected {_MAGIC!r})")
     signer.check(data[len(_MAGIC) : _BODY_AT], _KIND, actor, memoryview(data)[_BODY_AT:], what=what)
     try:
-        (size,) = _SIZE.unpack_from(data, _SIZE_AT)
+        caller, last, size = _NOTICE.unpack_from(data, _BODY_AT)
         place, _ = decode_place(data, _PLACE_AT)
     except (struct.error, UnicodeDecodeError) as error:
         raise TamperedError(f"{what} is cut short") from error
-    return data[_BODY_AT:_SIZE_AT], size, place
+    return Notice(caller, last, size, place)

@@ -127,8 +127,8 @@ class Ring:
         now = monotonic()
         position = self._position
         into = position % self._capacity
-        rested = not records or now - self._written > _REWIND_AFTER
-        if (into and rested) or into + length > self._capacity:
+        idle = now - self._written > _REWIND_AFTER and (not records or records[0].needed is None)
+        if (into and (idle or not records)) or into + length > self._capacity:
             position += self._capacity - into
         offset, oldest = position % self._capacity, position + length - self._capacity
         while records and records[0].start < oldest:
@@ -165,7 +165,8 @@ class Ring:
     @property
     def in_use(self) -> bool:
         """Whether a record is still needed."""
-        return any(record.needed is not None and record.needed() for record in self._records)
+        records = tuple(self._records)  # while another thread may be writing
+        return any(record.needed is not None and record.needed() for record in records)
 
     def close(self) -> None:
         """Remove the file, if this process made it.  Readers keep what they have mapped."""

@@ -20,7 +20,7 @@ from celery_actors.protocol.calls import CONTENT_TYPE, Call, CallFlag, decode_ca
 from celery_actors.protocol.cursors import Cursor
 from celery_actors.protocol.orders import OrderKind, decode_order, is_order
 from celery_actors.protocol.payload import is_apart, put_together
-from celery_actors.protocol.places import Place, decode_notice, is_notice
+from celery_actors.protocol.places import Notice, Place, decode_notice, is_notice
 from celery_actors.protocol.signing import Signer
 from celery_actors.worker.acks import Acknowledgements
 
@@ -151,17 +151,19 @@ class Intake:
             self._take_calls(message.delivery_tag, body, redelivered)
 
     def _take_calls(self, tag: int, body: bytes, redelivered: bool) -> None:
-        buffers = None
         if is_notice(body):
-            caller, size, place = decode_notice(self._signer, self._actor, body)
-            found = self._read_place(place)
+            notice = decode_notice(self._signer, self._actor, body)
+            found = self._read_place(notice.place)
             if found is None:
-                self._lost(tag, caller)
+                self._lost(tag, notice)
                 return
-            body, buffers = found[:size], memoryview(found)[size:]
-        batch = decode_calls(self._signer, self._actor, body)
-        if buffers is not None:
+            batch = decode_calls(self._signer, self._actor, found[: notice.size])
+            if batch.caller != notice.caller:
+                raise TamperedError("a notice stands for a message of another caller")
+            buffers = memoryview(found)[notice.size :]
             batch = batch._replace(calls=_with_buffers(batch.calls, buffers))
+        else:
+            batch = decode_calls(self._signer, self._actor, body)
         caller, floor = batch.caller, batch.floor
         accepted = self.accepted.get(caller, 0)
         before = self._before.get(caller)
@@ -201,13 +203,19 @@ class Intake:
         if fresh:
             self._inbox.put(fresh)
 
-    def _lost(self, tag: int, caller: bytes) -> None:
+    def _lost(self, tag: int, notice: Notice) -> None:
         """What a notice stood for is not to be had here: the caller sends it by RabbitMQ.
 
-        This incarnation may be on another machine than the one that the caller knew.
+        This incarnation may be on another machine than the one that the caller knew.  Or the
+        notice comes again, and its calls are resolved, so that the caller has written them over.
         """
-        self.gaps += 1
+        caller = notice.caller
         accepted = self.accepted.setdefault(caller, 0)
+        if notice.last <= accepted:
+            self.repeats += 1
+            self._acks.add(tag, caller, [notice.last], [])
+            return
+        self.gaps += 1
         self._acks.add(tag, caller, [], [])
         self._missing.add(caller)
         if self._caller_alive(caller):

@@ -46,6 +46,7 @@ logger = logging.getLogger(__name__)
 PREFETCH = 64
 _HEARTBEAT = 8.0
 _WORKER_HEARTBEAT = 30.0
+_TIDY_EVERY = 30.0
 _NOBODY = "actor@localhost"
 
 _ONE_MAILBOX = "an actor consumes its own mailbox and nothing else"
@@ -218,6 +219,7 @@ class _MailboxConsumer(Consumer):  # type: ignore[misc]
             # Messages may have come together with the answer that was waited for last.
             self.hub.call_soon(connection.read_what_came)
             self.controller.share_socket(connection)
+        self.timer.call_repeatedly(_TIDY_EVERY, self.controller.tidy)  # on_close() ends it
         super().on_ready()
 
     def on_close(self) -> None:
@@ -278,6 +280,7 @@ class MailboxWorker(WorkController):  # type: ignore[misc]
         on_stopped: Callable[[], None],
         on_cancel: Callable[[bytes], str],
         history: History,
+        tidy: Callable[[], None],
     ) -> None:
         """Be the worker of an actor; in its process, once, before :meth:`run`."""
         self.hostname = hostname
@@ -290,6 +293,7 @@ class MailboxWorker(WorkController):  # type: ignore[misc]
         self._told_stopped = on_stopped
         self.cancel_call = on_cancel
         self.history = history
+        self.tidy = tidy
         self.ready = threading.Event()
         self._ack_promise = self._ack
         self._events_promise = lambda: self.send_waiting_events(self.consumer)

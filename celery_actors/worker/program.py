@@ -238,6 +238,7 @@ class ActorProcess:
             on_stopped=self._consumer_stopped,
             on_cancel=self._cancel,
             history=self._history,
+            tidy=process.segments.rings.forget_idle,
         )
         self._runner = Runner(
             process,

@@ -7,6 +7,8 @@ from queue import SimpleQueue
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from celery_actors.protocol.calls import (
     CALLS_TASK,
     CONTENT_TYPE,
@@ -16,7 +18,7 @@ from celery_actors.protocol.calls import (
 )
 from celery_actors.protocol.cursors import Cursor
 from celery_actors.protocol.payload import encode_body, set_apart
-from celery_actors.protocol.places import Place, encode_notice
+from celery_actors.protocol.places import Notice, Place, encode_notice
 from celery_actors.protocol.signing import Signer
 from celery_actors.worker.acks import Acknowledgements
 from celery_actors.worker.intake import Intake
@@ -168,6 +170,11 @@ def test_an_attempt_of_before_counts() -> None:
 PLACE = Place("ca-ring", 0, 9, 300)
 
 
+def notice(last: int, size: int, key: bytes = b"k") -> bytes:
+    """A notice of calls of ONE, of so many bytes, that lie at PLACE."""
+    return encode_notice(Signer(key), ACTOR, Notice(ONE, last, size, PLACE))
+
+
 def in_the_ring(taken: Taken, *calls: tuple[int, int], payload: bytes) -> None:
     """A notice comes of calls of (sequence, previous) that lie in the caller's ring."""
     split = set_apart(payload, 0)
@@ -175,7 +182,7 @@ def in_the_ring(taken: Taken, *calls: tuple[int, int], payload: bytes) -> None:
     encoded = [encode_call(s, previous, s, 0, 1, b"m", split[0]) for s, previous in calls]
     message = encode_calls(Signer(b"k"), ACTOR, ONE, 1, encoded)
     taken.ring[PLACE] = message + bytes(split[1]) * len(calls)
-    taken.deliver(encode_notice(Signer(b"k"), ACTOR, ONE, len(message), PLACE))
+    taken.deliver(notice(calls[-1][0], len(message)))
 
 
 def test_calls_in_a_ring_come_with_their_buffers() -> None:
@@ -192,7 +199,7 @@ def test_calls_in_a_ring_come_with_their_buffers() -> None:
 def test_a_message_that_is_gone_from_its_ring_is_asked_for_by_rabbitmq() -> None:
     taken = Taken({})
     taken.message(ONE, *in_a_row(1, 3))
-    taken.deliver(encode_notice(Signer(b"k"), ACTOR, ONE, 100, PLACE))
+    taken.deliver(notice(5, 100))
     assert taken.asked == [(ONE, 4, False)]
     taken.message(ONE, (6, 5))  # what comes behind it has to wait for it
     assert taken.sequences == [1, 2, 3]
@@ -205,16 +212,52 @@ def test_what_lies_in_a_ring_is_believed_only_if_it_is_signed() -> None:
     taken = Taken({})
     forged = encode_calls(Signer(b"other"), ACTOR, ONE, 1, [])
     taken.ring[PLACE] = forged
-    taken.deliver(encode_notice(Signer(b"k"), ACTOR, ONE, len(forged), PLACE))
+    taken.deliver(notice(1, len(forged)))
     assert taken.rejected == [1]
-    taken.deliver(encode_notice(Signer(b"other"), ACTOR, ONE, len(forged), PLACE))
+    taken.deliver(notice(1, len(forged), b"other"))
     assert taken.rejected == [1, 2]
     short = encode_body([b"stream", bytes(5000)], ())
     in_the_ring(taken, (1, 0), payload=short)
     assert taken.inbox.get()[0].payload == short
     taken.ring[PLACE] = taken.ring[PLACE][:-1]
-    taken.deliver(encode_notice(Signer(b"k"), ACTOR, ONE, len(taken.ring[PLACE]) - 4999, PLACE))
+    taken.deliver(notice(1, len(taken.ring[PLACE]) - 4999))
     assert taken.rejected == [1, 2, 4]
+    of_another = encode_calls(Signer(b"k"), ACTOR, TWO, 1, [])
+    taken.ring[PLACE] = of_another
+    taken.deliver(notice(1, len(of_another)))
+    assert taken.rejected == [1, 2, 4, 5]
+
+
+@pytest.mark.parametrize(
+    "payload", [b"\3", b"\3\0", b"\3\0\0", b"\3\0\2" + bytes(15), b"\3\0\2" + bytes(8) + b"\1" * 8]
+)
+def test_signed_nonsense_in_a_ring_is_rejected(payload: bytes) -> None:
+    taken = Taken({})
+    call = encode_call(1, 0, 1, 0, 1, b"m", payload)
+    message = taken.ring[PLACE] = encode_calls(Signer(b"k"), ACTOR, ONE, 1, [call])
+    taken.deliver(notice(1, len(message)))
+    assert taken.rejected == [1]
+    assert taken.sequences == []
+
+
+def test_a_call_that_was_cancelled_lies_in_a_ring_without_a_payload() -> None:
+    taken = Taken({})
+    call = encode_call(1, 0, 1, CallFlag.CANCELLED, 1, b"m", b"")
+    message = taken.ring[PLACE] = encode_calls(Signer(b"k"), ACTOR, ONE, 1, [call])
+    taken.deliver(notice(1, len(message)))
+    assert taken.sequences == [1]
+
+
+def test_what_comes_again_and_is_gone_from_its_ring_is_a_repeat() -> None:
+    """It is resolved: its caller has written something else there, and goes on to use its ring."""
+    taken = Taken({})
+    in_the_ring(taken, *in_a_row(1, 3), payload=encode_body([b"stream", bytes(5000)], ()))
+    assert taken.sequences == [1, 2, 3]
+    taken.ring.clear()
+    taken.deliver(notice(3, 100), redelivered=True)
+    assert (taken.asked, taken.rejected, taken.intake.repeats) == ([], [], 1)
+    taken.message(ONE, (4, 3))
+    assert taken.sequences == [4]
 
 
 def test_what_a_caller_that_has_left_sent_again_fills_the_gap_of_its_ring() -> None:
@@ -222,7 +265,7 @@ def test_what_a_caller_that_has_left_sent_again_fills_the_gap_of_its_ring() -> N
     taken = Taken({}, alive=lambda _caller: alive[0])
     taken.message(ONE, (1, 0))
     alive[0] = False
-    taken.deliver(encode_notice(Signer(b"k"), ACTOR, ONE, 100, PLACE))
+    taken.deliver(notice(4, 100))
     taken.message(ONE, (5, 4))  # was sent before it left, behind what lay in the ring
     taken.message(ONE, *in_a_row(2, 5), flags=CallFlag.RESENT)
     assert taken.sequences == [1, 2, 3, 4, 5]

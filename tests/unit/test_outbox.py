@@ -13,6 +13,7 @@ from celery_actors.exceptions import ActorDiedError
 from celery_actors.ids import object_id
 from celery_actors.protocol.calls import CallFlag, decode_calls, encode_calls
 from celery_actors.protocol.cursors import Cursor
+from celery_actors.protocol.payload import encode_body
 from celery_actors.protocol.signing import Signer
 from celery_actors.worker.acks import Ack, Acknowledgements, ConcurrentAcknowledgements
 
@@ -123,6 +124,32 @@ def test_resolving_frees_the_window_and_wakes_who_waits_for_it(
     assert box.resolve_through(Cursor(2)) == []
     box.resolve_through(Cursor(3))
     assert (box.bytes, box.floor, box.idle) == (0, 4, True)
+
+
+def test_a_message_is_needed_while_one_of_its_own_calls_is_unresolved(
+    box: Outbox, objects: ObjectTable
+) -> None:
+    for sequence in range(1, 7):
+        add(box, objects, sequence)
+    box.take(6, 10_000)
+    assert [box.needs(two) for two in ((1, 2), (3, 4), (5, 6))] == [True, True, True]
+    box.resolve_through(Cursor(4, (1,)))  # a concurrent actor, whose first call runs for long
+    assert [box.needs(two) for two in ((1, 2), (3, 4), (5, 6))] == [True, False, True]
+
+
+def test_calls_go_with_their_buffers_apart_or_not(box: Outbox, objects: ObjectTable) -> None:
+    calls = [add(box, objects, sequence) for sequence in range(1, 4)]
+    payload = encode_body([b"stream", b"b" * 5000], ())
+    calls[0].payload = payload
+    calls[1].payload, calls[1].flags = b"", CallFlag.CANCELLED  # before it was sent
+    apart: list[memoryview] = []
+    sizes = [len(call.encode(apart)) for call in calls]
+    assert all(size < 100 for size in sizes)
+    assert [bytes(buffers) for buffers in apart] == [b"b" * 5000]
+    calls[0].sent = True
+    assert payload in calls[0].encode(again=False)
+    first, again = calls[0].encode(again=False), calls[0].encode()
+    assert (first[24] & CallFlag.RESENT, again[24] & CallFlag.RESENT) == (0, CallFlag.RESENT)
 
 
 def test_after_a_loss_all_unresolved_leave_again_in_order(

@@ -47,7 +47,7 @@ from celery_actors.protocol.payload import (
     set_apart,
     split_stored,
 )
-from celery_actors.protocol.places import Place, decode_notice, encode_notice
+from celery_actors.protocol.places import Notice, Place, decode_notice, encode_notice
 from celery_actors.protocol.signing import Signer
 from celery_actors.protocol.values import (
     Copy,
@@ -89,7 +89,7 @@ FORMS: dict[str, tuple[bytes, Decode]] = {
         lambda signer, data: decode_push(signer, CALLER, data),
     ),
     "notice": (
-        encode_notice(SIGNER, ACTOR, CALLER, 100, PLACE),
+        encode_notice(SIGNER, ACTOR, Notice(CALLER, 7, 100, PLACE)),
         lambda signer, data: decode_notice(signer, ACTOR, data),
     ),
     "order": (
@@ -222,8 +222,8 @@ def test_all_of_a_copy_without_buffers_is_certain() -> None:
 
 
 def test_a_notice_says_whose_message_lies_where() -> None:
-    notice = encode_notice(SIGNER, ACTOR, CALLER, 100, PLACE)
-    assert decode_notice(SIGNER, ACTOR, notice) == (CALLER, 100, PLACE)
+    notice = encode_notice(SIGNER, ACTOR, Notice(CALLER, 7, 100, PLACE))
+    assert decode_notice(SIGNER, ACTOR, notice) == Notice(CALLER, 7, 100, PLACE)
 
 
 def test_buffers_are_set_apart_and_put_together() -> None:
@@ -246,6 +246,7 @@ def test_buffers_are_set_apart_and_put_together() -> None:
 def test_only_frames_and_nothing_before_them_are_set_apart() -> None:
     frames = encode_body([b"stream", bytes(3000)], ())
     assert set_apart(encode_body([b"stream"], ()), CallFlag.NONE) is None
+    assert set_apart(b"", CallFlag.CANCELLED) is None
     for flag in (CallFlag.HANDLES, CallFlag.ARGUMENTS, CallFlag.OPTIONS):
         assert set_apart(frames, flag) is None
         assert not is_apart(b"\3" + frames[1:], flag)

@@ -88,6 +88,17 @@ def test_what_is_needed_is_not_written_over(ring: Ring, reader: RingReader) -> N
     assert reader.read(places[2]) == bytes([2]) * 8 * KB
 
 
+def test_what_is_needed_at_the_beginning_keeps_nothing_else_from_being_written(
+    ring: Ring, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(ring_module, "monotonic", lambda: now[0])
+    assert ring.write((bytes(8 * KB),), lambda: True) is not None
+    for _ in range(3):
+        now[0] += 10  # as long as it was in use, it did not begin anew
+        assert ring.write((bytes(8 * KB),), lambda: True) is not None
+
+
 def test_what_nobody_needs_any_more_makes_room_at_the_beginning(ring: Ring) -> None:
     places = [ring.write((bytes(8 * KB),), lambda: False) for _ in range(100)]
     assert {place.offset for place in places if place is not None} == {0}

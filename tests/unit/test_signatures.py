@@ -13,7 +13,7 @@ from celery_actors.ids import object_id
 from celery_actors.protocol.calls import decode_calls, encode_call, encode_calls
 from celery_actors.protocol.cursors import Cursor
 from celery_actors.protocol.orders import Order, OrderKind, decode_order, encode_order
-from celery_actors.protocol.places import Place, decode_notice, encode_notice
+from celery_actors.protocol.places import Notice, Place, decode_notice, encode_notice
 from celery_actors.protocol.signing import Signer
 from celery_actors.protocol.values import (
     Pushed,
@@ -37,7 +37,7 @@ CALLS = encode_calls(
 PUSH = encode_push(SIGNER, CALLER, ACTOR, Cursor(9), [Pushed(7, 0, b"value"), Pushed(8, 0, None)])
 ORDER = encode_order(SIGNER, "queue", Order(OrderKind.START, "ab", "cd"))
 VALUE = encode_value(SIGNER, OID, 1, (b"payload",), [ACTOR], [OID])
-NOTICE = encode_notice(SIGNER, ACTOR, CALLER, 100, Place("ca-ring", 0, 9, 300))
+NOTICE = encode_notice(SIGNER, ACTOR, Notice(CALLER, 7, 100, Place("ca-ring", 0, 9, 300)))
 
 DECODE: dict[str, tuple[bytes, Callable[[bytes], object]]] = {
     "calls": (CALLS, lambda data: decode_calls(SIGNER, ACTOR, data)),
