@@ -311,6 +311,7 @@ class MailboxWorker(WorkController):  # type: ignore[misc]
         try:
             self.start()
         finally:
+            self.ready.set()  # who waits for that goes on, and finds that it is over
             self._told_stopped()
 
     def share_socket(self, connection: BufferedConnection) -> None:

@@ -158,6 +158,8 @@ class ActorProcess:
             if self._creates_first:
                 executor.finish_construction(creator, self._creation.sequence)
             if self._process.control.alive(launch.actor_id, launch.incarnation, os.getpid()):
+                # First: who cancels a call from then on tells this process itself.
+                worker.ready.wait()
                 self._cancelled_before()
                 # An idle actor keeps one connection to Redis, that of its commits.
                 self._process.redis.connection_pool.disconnect()

@@ -168,6 +168,16 @@ def test_a_task_that_waits_for_its_arguments_or_for_its_turn(tmp_path: Path) -> 
             ray.get(task, timeout=30)
 
 
+def test_tasks_whose_executors_are_just_starting(tmp_path: Path) -> None:
+    """Each in one of its own, at all moments of its start: before it can be told, and after."""
+    for number in range(100):
+        task = sleep.options(num_cpus=0.001 * (number + 1)).remote(str(tmp_path / f"{number}"))
+        time.sleep(number % 20 * 0.002)
+        ray.cancel(task)
+        with pytest.raises(TaskCancelledError):
+            ray.get(task, timeout=20)
+
+
 def test_force_kills_the_process_of_a_task_and_of_no_actor(tmp_path: Path) -> None:
     started = tmp_path / "started"
 
