@@ -64,9 +64,8 @@ class MailboxReader:
             if self._loops_turn or not self._usable:
                 return -1
             if not self._executors:
-                self._epoll.modify(self._number, _EXECUTOR_READS)
-                self._executors = True
-            return self._number
+                self._executors = self._modify(_EXECUTOR_READS)
+            return self._number if self._executors else -1
 
     def give(self) -> None:
         """Give the socket back to the loop, if it was taken.  Executor."""
@@ -74,7 +73,18 @@ class MailboxReader:
             with self._connection.reading:
                 self._executors = False
                 if self._usable:
-                    self._epoll.modify(self._number, _LOOP_READS)
+                    self._modify(_LOOP_READS)
+
+    def _modify(self, events: int) -> bool:
+        """Say for what the loop is to wait; False if the loop has let go of the socket.
+
+        It does so first when the connection is lost, and closes the connection then.
+        """
+        try:
+            self._epoll.modify(self._number, events)
+        except (OSError, ValueError):  # not in it any more, or closed
+            self._closed = True
+        return not self._closed
 
     def read(self) -> None:
         """Take in the calls that have arrived.  Executor, when the socket is readable."""

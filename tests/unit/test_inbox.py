@@ -171,3 +171,25 @@ def test_a_socket_that_py_amqp_closed_is_not_touched(actor: Actor) -> None:
     actor.wire.connection.readable = False
     actor.reader.give()  # its number may mean another file by now
     assert actor.reader.take() == -1
+
+
+def test_a_loop_that_has_let_go_of_the_socket_takes_nothing_else_along(actor: Actor) -> None:
+    """A lost connection: the loop closes its epoll first, and the connection behind that."""
+    actor.loop.epoll.close()
+    thread = while_it_waits(actor, lambda: actor.inbox.put("from elsewhere"))
+    assert actor.inbox.get(timeout=SECONDS) == "from elsewhere"
+    thread.join()
+
+
+def test_a_loop_that_lets_go_of_the_socket_during_a_wait_takes_nothing_else_along(
+    actor: Actor,
+) -> None:
+    def let_go() -> None:
+        actor.loop.epoll.unregister(actor.wire.connection.sock)
+        actor.inbox.put("from elsewhere")
+
+    thread = while_it_waits(actor, let_go)
+    assert actor.inbox.get(timeout=SECONDS) == "from elsewhere"
+    thread.join()
+    with pytest.raises(Empty):
+        actor.inbox.get(timeout=0.01)
