@@ -22,6 +22,8 @@ from celery_actors.exceptions import ConfigurationError, ConnectionFailed
 
 __all__ = ["RedisConnection", "connect_redis", "explain_redis", "open_redis", "refuse_cluster"]
 
+_MOST_CONNECTIONS = 10_000
+
 # Each connection would tell Redis which library it is of: two more round trips, and redis-py
 # parses its own metadata anew for them (1.5 ms of an actor's start, which connects twice).
 _UNSAID: dict[str, Any] = (
@@ -43,6 +45,8 @@ def connect_redis(
     """
     options = dict(ssl_options) if isinstance(ssl_options, dict) else {}
     options.update(protocol=2, socket_connect_timeout=5, socket_keepalive=True, **_UNSAID)
+    # As many as threads ask at a time: an error there would be a call's.
+    options.update(max_connections=_MOST_CONNECTIONS)
     if not url.startswith("sentinel://"):
         return redis.Redis.from_url(url, **options)
     given = dict(sentinel_options or {})
@@ -114,7 +118,10 @@ class RedisConnection:
         :raises redis.RedisError: Redis can't be reached or refuses.
         """
         self.close()
-        connection: Any = self._client.connection_pool.make_connection()
+        # As the pool makes its own, but not one of them: it counts what it has made, and after a
+        # hundred (redis-py's default) it makes no more.
+        pool = self._client.connection_pool
+        connection: Any = pool.connection_class(**pool.connection_kwargs)
         connection.connect()
         self._connection = connection
         sock: socket.socket = connection._sock

@@ -175,3 +175,34 @@ def test_a_waiting_get_is_woken(
     gate.touch()
     thread.join(10)
     assert found == [str(gate)]
+
+
+@ray.remote(num_cpus=0)
+class Counter:
+    def __init__(self) -> None:
+        self.value = 0
+
+    def increment(self, _carried: object = None) -> int:
+        self.value += 1
+        return self.value
+
+
+def test_connections_that_come_and_go_all_the_time(brokers: PrivateCluster) -> None:
+    """Single calls, and bursts by way of shared memory, while RabbitMQ closes all connections."""
+    counters, made = [Counter.remote() for _ in range(3)], 0
+    closed = threading.Thread(
+        target=lambda: [close_amqp_connections(brokers) for _ in range(20)], name="closes"
+    )
+    closed.start()
+    while closed.is_alive():
+        refs = [counter.increment.remote() for counter in counters]
+        made += 1
+        assert ray.get(refs, timeout=AFTER) == [made] * 3
+        refs = [c.increment.remote(bytes(8000)) for c in counters for _ in range(30)]
+        values = ray.get(refs, timeout=AFTER)
+        for index in range(3):
+            wanted = list(range(made + 1, made + 31))
+            assert values[30 * index : 30 * index + 30] == wanted
+        made += 30
+    closed.join()
+    assert made > 31

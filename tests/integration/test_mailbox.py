@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from celery_actors.protocol.calls import CALLS_TASK, CONTENT_TYPE, encode_call, 
 from celery_actors.protocol.orders import ORDER_TASK, Order, OrderKind, encode_order
 from celery_actors.protocol.payload import encode_body
 from celery_actors.protocol.signing import Signer
+from celery_actors.store.connection import RedisConnection
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -185,6 +188,29 @@ def test_garbage_in_a_processs_channel_is_ignored(brokers: PrivateCluster) -> No
             process.redis.publish(name, garbage)
     assert [ray.get(actor.increment.remote()) for _ in range(5)] == [2, 3, 4, 5, 6]
     assert ray.get(ray.remote(lambda: 1).remote()) == 1
+
+
+def test_a_process_connects_to_redis_as_often_as_need_be() -> None:
+    process = require_process()
+    for _ in range(150):  # more than redis-py's pools make of their own accord
+        connection = RedisConnection(process.redis)
+        connection.open()
+        connection.send("PING")
+        assert connection.reply(timeout=10) == b"PONG"
+        connection.close()
+
+
+def test_many_threads_ask_redis_at_a_time() -> None:
+    process, threads = require_process(), 150
+    together = threading.Barrier(threads)
+
+    def ask(_: int) -> object:
+        with process.redis.client() as client:
+            together.wait(60)
+            return client.ping()
+
+    with ThreadPoolExecutor(threads) as pool:
+        assert all(pool.map(ask, range(threads)))
 
 
 def test_a_forged_value_is_not_unpickled(tmp_path: Path) -> None:
