@@ -187,12 +187,16 @@ class Counter:
         return self.value
 
 
-def test_connections_that_come_and_go_all_the_time(brokers: PrivateCluster) -> None:
+def test_connections_that_come_and_go_all_the_time(mortal: PrivateCluster) -> None:
     """Single calls, and bursts by way of shared memory, while RabbitMQ closes all connections."""
     counters, made = [Counter.remote() for _ in range(3)], 0
-    closed = threading.Thread(
-        target=lambda: [close_amqp_connections(brokers) for _ in range(20)], name="closes"
-    )
+
+    def close_again_and_again() -> None:
+        for _ in range(12):
+            close_amqp_connections(mortal)
+            time.sleep(0.5)  # in which all connect again, and some calls are made
+
+    closed = threading.Thread(target=close_again_and_again)
     closed.start()
     while closed.is_alive():
         refs = [counter.increment.remote() for counter in counters]
