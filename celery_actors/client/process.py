@@ -34,9 +34,7 @@ from celery_actors.client.stores import Stores
 from celery_actors.client.streams import Streams
 from celery_actors.client.values import Values
 from celery_actors.config import Settings
-from celery_actors.exceptions import (
-    TamperedError,
-)
+from celery_actors.exceptions import TamperedError
 from celery_actors.ids import mailbox_name, object_id
 from celery_actors.protocol.orders import Order, OrderKind
 from celery_actors.protocol.signing import Signer
@@ -53,7 +51,6 @@ logger = logging.getLogger(__name__)
 _BROKER_PATIENCE = 30.0
 
 _PENDING = ObjectState.PENDING
-_NO_MEMORY = bytes(8)  # of processes that share none with anybody
 
 
 class Process:
@@ -351,7 +348,7 @@ class Process:
                 if entry.refs <= 0:
                     self.housekeeping.discard(entry)
             if box is not None:
-                box.shares_memory = push.memory == self.segments.rings.memory != _NO_MEMORY
+                box.shares_memory = self.segments.rings.are_read_by(push.memory)
                 self.housekeeping.calls_resolved(box.resolve_through(push.cursor))
 
     def run_after(self) -> None:

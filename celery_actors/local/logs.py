@@ -6,6 +6,7 @@ would never let an idle program sleep, and costs more with every actor.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import logging
 import os
@@ -80,11 +81,9 @@ class _Changes:
         both.register(self._inotify, select.POLLIN)
         both.poll()
         goes_on = not stop.poll(_AT_MOST_EVERY * 1000)
-        try:
+        with contextlib.suppress(BlockingIOError):
             while os.read(self._inotify, 65536):
                 pass
-        except BlockingIOError:
-            return goes_on
         return goes_on
 
     def stop(self) -> None:

@@ -28,7 +28,7 @@ from typing_extensions import Buffer
 
 from celery_actors.ids import OBJECT_BYTES
 from celery_actors.protocol.calls import CallFlag
-from celery_actors.protocol.values import pack_frames
+from celery_actors.protocol.values import buffers_at, pack_frames
 
 __all__ = [
     "Form",
@@ -47,7 +47,6 @@ __all__ = [
 _COUNT = Struct(">H")
 _ARGUMENT = Struct(">18sI")
 _TABLES = CallFlag.OPTIONS | CallFlag.ARGUMENTS | CallFlag.HANDLES
-_FRAMES = Struct(">HQ")  # how packed frames begin: their count, and the length of the first
 _IN_STORE = 0xFFFFFFFF
 
 
@@ -96,8 +95,7 @@ def set_apart(payload: bytes, flags: int) -> tuple[bytes, memoryview] | None:
     """
     if flags & _TABLES or payload[:1] != b"\1":  # empty: a call that was cancelled
         return None
-    count, stream = _FRAMES.unpack_from(payload, 1)
-    end = 1 + _COUNT.size + 8 * count + stream
+    end = buffers_at(payload, 1)
     return b"".join((b"\3", memoryview(payload)[1:end])), memoryview(payload)[end:]
 
 

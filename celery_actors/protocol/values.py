@@ -50,6 +50,7 @@ __all__ = [
     "Pushed",
     "Value",
     "ValueFlag",
+    "buffers_at",
     "decode_push",
     "decode_value",
     "encode_plain_value",
@@ -114,8 +115,7 @@ class Copy(NamedTuple):
         """Describe the copy of a stored value that lies at a place."""
         certain = len(value)
         if value[SIGNATURE_BYTES] == ValueFlag.FRAMES:
-            count, stream = _FRAMES.unpack_from(value, _PAYLOAD_AT)
-            certain = _PAYLOAD_AT + _COUNT.size + 8 * count + stream
+            certain = buffers_at(value, _PAYLOAD_AT)
         return cls(place, certain, _digest(value, certain))
 
     def fits(self, found: bytes) -> bool:
@@ -158,6 +158,13 @@ def packed_frames(frames: Sequence[Buffer]) -> list[Buffer]:
     views: list[Buffer] = [memoryview(frame).cast("B") for frame in frames]
     head = Struct(f">H{len(views)}Q").pack(len(views), *map(len, views))  # type: ignore[arg-type]
     return [head, *views]
+
+
+def buffers_at(data: Buffer, at: int) -> int:
+    """Return where the buffers begin of packed frames that begin at ``at``."""
+    count, stream = _FRAMES.unpack_from(data, at)
+    end: int = at + _COUNT.size + 8 * count + stream
+    return end
 
 
 def unpack_frames(data: Buffer) -> list[memoryview]:

@@ -17,6 +17,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from celery_actors.store.machine import boot_id
 from celery_actors.store.segment import NAME, is_ring
 
 if TYPE_CHECKING:
@@ -31,10 +32,7 @@ def file_prefix(node: str, owner: str) -> str:
     Raises:
         ValueError: the owner holds other characters than letters, digits and ``_ . -``.
     """
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text()[:8]
-    except OSError:  # a sandbox without /proc: owners still tell files apart
-        boot = "0" * 8
+    boot = boot_id()[:8] or "0" * 8  # without one, owners still tell files apart
     short = (
         node[:8]
         if re.match("[0-9a-f]{8}", node)

@@ -28,6 +28,7 @@ import stat
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 from struct import Struct
@@ -35,14 +36,18 @@ from time import monotonic
 from typing import Final, NamedTuple
 
 from celery_actors.protocol.places import Place
+from celery_actors.store.machine import boot_id
 from celery_actors.store.segment import is_ring
 
 Buffer = bytes | memoryview
 
-__all__ = ["SUPPORTED", "Ring", "RingReader", "memory_id"]
+__all__ = ["NO_MEMORY", "SUPPORTED", "Ring", "RingReader", "memory_id"]
 
 #: Whether this machine's processors keep writes, and reads, in their order.
 SUPPORTED: Final = platform.machine() in ("x86_64", "AMD64")
+
+#: The memory of processes that share none with anybody.
+NO_MEMORY: Final = bytes(8)
 
 #: Room for what one actor's window lets be under way (4 MiB), and not much more: memory that is
 #: written again and again is warm.
@@ -59,18 +64,20 @@ _IDLE: Final = 30.0  # seconds after which a ring that nobody reads is let go of
 def memory_id(directory: Path) -> bytes:
     """Return eight bytes that processes have in common which can read each other's rings there.
 
-    The directory is made if need be.  Zeros where there is nothing to have in common.
+    The directory is made if need be.
+
+    :returns: :data:`NO_MEMORY` where there is nothing to have in common.
     """
-    if not SUPPORTED:
-        return bytes(8)
+    boot = boot_id()
+    if not SUPPORTED or not boot:
+        return NO_MEMORY
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        boot = Path("/proc/sys/kernel/random/boot_id").read_bytes()
         found = directory.stat()
     except OSError:
-        return bytes(8)
-    seen = b"%d %d %d" % (found.st_dev, found.st_ino, os.geteuid())
-    return blake2b(boot + seen, digest_size=8).digest()
+        return NO_MEMORY
+    seen = f"{boot} {found.st_dev} {found.st_ino} {os.geteuid()}"
+    return blake2b(seen.encode(), digest_size=8).digest()
 
 
 class _Record(NamedTuple):
@@ -127,8 +134,10 @@ class Ring:
         now = monotonic()
         position = self._position
         into = position % self._capacity
-        idle = now - self._written > _REWIND_AFTER and (not records or records[0].needed is None)
-        if (into and (idle or not records)) or into + length > self._capacity:
+        idle = now - self._written > _REWIND_AFTER
+        # What may be needed is left alone, however long it stands.
+        anew = not records or (idle and records[0].needed is None)
+        if (into and anew) or into + length > self._capacity:
             position += self._capacity - into
         offset, oldest = position % self._capacity, position + length - self._capacity
         while records and records[0].start < oldest:
@@ -183,9 +192,10 @@ class Ring:
         )
 
 
-class _Mapped(NamedTuple):
+@dataclass(slots=True)
+class _Mapped:
     memory: mmap.mmap
-    used: list[float]
+    used: float  # when it was read last
 
 
 class RingReader:
@@ -213,7 +223,7 @@ class RingReader:
         data = memory[start : start + place.size]
         if _HEAD.unpack_from(memory, place.offset) != wanted:
             return None
-        mapped.used[0] = monotonic()
+        mapped.used = monotonic()
         return data
 
     def _map(self, name: str) -> _Mapped | None:
@@ -234,7 +244,7 @@ class RingReader:
             return None
         finally:
             os.close(fd)
-        mapped = self._mapped[name] = _Mapped(memory, [monotonic()])
+        mapped = self._mapped[name] = _Mapped(memory, monotonic())
         return mapped
 
     def forget_idle(self) -> None:
@@ -245,8 +255,8 @@ class RingReader:
 
     def _forget_idle(self) -> None:
         now = monotonic()
-        idle = [name for name, mapped in self._mapped.items() if now - mapped.used[0] > _IDLE]
-        left = sorted(self._mapped.keys() - idle, key=lambda name: self._mapped[name].used[0])
+        idle = [name for name, mapped in self._mapped.items() if now - mapped.used > _IDLE]
+        left = sorted(self._mapped.keys() - idle, key=lambda name: self._mapped[name].used)
         for name in (*idle, *left[: max(0, len(left) - _MOST_MAPPED + 1)]):
             self._mapped.pop(name).memory.close()
 

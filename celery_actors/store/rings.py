@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 
 from celery_actors.protocol.places import Place
-from celery_actors.store.ring import SUPPORTED, Buffer, Ring, RingReader, memory_id
+from celery_actors.store.ring import NO_MEMORY, SUPPORTED, Buffer, Ring, RingReader, memory_id
 from celery_actors.store.shm import SharedMemoryStore
 
 __all__ = ["Rings"]
@@ -30,10 +30,14 @@ class Rings:
 
     @property
     def memory(self) -> bytes:
-        """What processes have in common that can read each other's rings; zeros: nothing."""
+        """What processes have in common that can read each other's rings."""
         if self._memory is None:
             self._memory = memory_id(self._store.directory)
         return self._memory
+
+    def are_read_by(self, memory: bytes) -> bool:
+        """Whether a process with that memory can read what this one writes."""
+        return memory == self.memory != NO_MEMORY
 
     def write_calls(self, parts: Sequence[Buffer], needed: Callable[[], bool]) -> Place | None:
         """Write a message with calls.  Called with the mailbox's lock held.

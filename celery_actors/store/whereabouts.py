@@ -7,6 +7,7 @@ from pathlib import Path
 
 from celery_actors.config import Settings
 from celery_actors.control import NodeRecord
+from celery_actors.store.machine import boot_id
 
 __all__ = ["BOOT", "DIRECTORY", "node_beside", "whereabouts"]
 
@@ -21,15 +22,11 @@ def whereabouts(settings: Settings) -> dict[str, str]:
     The boot id tells this boot of this machine from every other; containers on one
     machine have it in common, but not the directory's device and inode.
     """
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:  # not Linux, or a sandbox without /proc
-        boot = ""
     directory = Path(settings.shared_memory_dir)
     while not directory.exists() and directory != directory.parent:
         directory = directory.parent
     status = directory.stat()
-    return {BOOT: boot, DIRECTORY: f"{settings.shared_memory_dir}:{status.st_dev}"}
+    return {BOOT: boot_id(), DIRECTORY: f"{settings.shared_memory_dir}:{status.st_dev}"}
 
 
 def node_beside(settings: Settings, nodes: Iterable[NodeRecord]) -> str | None:

@@ -82,7 +82,7 @@ class Intake:
         allow_plain: bool,
         class_name: str,
         on_rejected: Callable[[Any, int], None],
-        read_place: Callable[[Place], bytes | None] = lambda _place: None,
+        read_place: Callable[[Place], bytes | None],
     ) -> None:
         self._actor = actor
         self._queue = mailbox_name(actor)

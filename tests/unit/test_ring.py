@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import mmap
 import os
-import shutil
 import tempfile
 import time
 from collections.abc import Iterator
@@ -21,13 +20,6 @@ from celery_actors.store.shm import SharedMemoryStore, sweep
 NAME = "ca-00000000-00000000-owner-r1"
 CAPACITY = 64 * 1024
 KB = 1024
-
-
-@pytest.fixture
-def directory() -> Iterator[Path]:
-    path = Path(tempfile.mkdtemp(prefix="ca-test-", dir="/dev/shm"))
-    yield path
-    shutil.rmtree(path)
 
 
 @pytest.fixture

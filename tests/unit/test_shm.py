@@ -6,11 +6,9 @@ import errno
 import gc
 import os
 import pickle
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -27,13 +25,6 @@ from celery_actors.store.shm import Segment, SegmentLost, SharedMemoryStore, Sto
 
 MIB = 1 << 20
 MakeStore = Callable[..., SharedMemoryStore]
-
-
-@pytest.fixture
-def directory() -> Iterator[Path]:
-    path = Path(tempfile.mkdtemp(prefix="ca-test-", dir="/dev/shm"))
-    yield path
-    shutil.rmtree(path)
 
 
 @pytest.fixture
