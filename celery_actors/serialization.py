@@ -18,7 +18,7 @@ import sys
 import sysconfig
 import threading
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,12 +26,14 @@ from typing import Any
 import cloudpickle
 from typing_extensions import Buffer
 
+from celery_actors import flat
 from celery_actors.exceptions import SerializationError
+from celery_actors.flat import Frame
 
 __all__ = [
     "Dumped",
     "deregister_serializer",
-    "dump_atom",
+    "dump_flat_arguments",
     "dumps",
     "loads",
     "outgoing",
@@ -46,13 +48,14 @@ __all__ = [
 class Dumped:
     """A pickled value.
 
-    :ivar frames: frame 0 is the pickle stream, the others its out-of-band buffers.
+    :ivar frames: frame 0 is the pickle stream, the others its out-of-band buffers; all are
+        bytes, or views of bytes.
     :ivar actors: ids of the actors whose (strong) handles are inside.
     :ivar kept: what must stay alive until the value has arrived: holds and ref entries.
     :ivar objects: ids of the refs inside.
     """
 
-    frames: list[Buffer] = field(default_factory=list)
+    frames: list[Frame] = field(default_factory=list)
     actors: dict[bytes, None] = field(default_factory=dict)
     objects: dict[bytes, None] = field(default_factory=dict)
     kept: list[Any] = field(default_factory=list)
@@ -60,9 +63,7 @@ class Dumped:
     @property
     def nbytes(self) -> int:
         """Bytes of all frames."""
-        if len(self.frames) == 1 and isinstance(self.frames[0], bytes):
-            return len(self.frames[0])
-        return sum(memoryview(frame).nbytes for frame in self.frames)
+        return sum(map(len, self.frames))
 
 
 class _Local(threading.local):
@@ -231,8 +232,6 @@ def _unwrapped(module: str, name: str) -> Any:
 # cloudpickle's registry of modules is global to the process: one thread at a time.
 _cloudpickle_lock = threading.Lock()
 
-_ATOMS = frozenset((int, float, bool, str, bytes, type(None)))
-
 
 def dumps(value: Any, what: Callable[[], str], in_band: bool = False) -> Dumped:
     """Pickle ``value``.
@@ -242,10 +241,14 @@ def dumps(value: Any, what: Callable[[], str], in_band: bool = False) -> Dumped:
     :raises SerializationError: something in the value can't be pickled; the message
         names it and where it sits.
     """
+    atom = flat.dump_atom(value)
+    if atom is not None:
+        return Dumped([atom])
+    if not in_band and not _serializers:
+        frames = flat.dump_array(value)
+        if frames is not None:
+            return Dumped(frames)
     dumped = Dumped()
-    if type(value) in _ATOMS:
-        dumped.frames.append(pickle.dumps(value, protocol=5))
-        return dumped
     previous, _local.outgoing = _local.outgoing, dumped
     try:
         return _dump(value, dumped, what, in_band)
@@ -253,12 +256,10 @@ def dumps(value: Any, what: Callable[[], str], in_band: bool = False) -> Dumped:
         _local.outgoing = previous
 
 
-def dump_atom(value: Any) -> bytes | None:
-    """Return the pickle stream of a number, a string, bytes, a bool or None.
-
-    ``None``: it is something else (or of a class of the user's): see :func:`dumps`.
-    """
-    return pickle.dumps(value, protocol=5) if type(value) in _ATOMS else None
+def dump_flat_arguments(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Dumped | None:
+    """Pickle a call's arguments, as ``(list(args), dict(kwargs))``, if all are flat values."""
+    frames = None if _serializers else flat.dump_arguments(args, kwargs)
+    return None if frames is None else Dumped(frames)
 
 
 def _dump(value: Any, dumped: Dumped, what: Callable[[], str], in_band: bool) -> Dumped:
@@ -311,7 +312,7 @@ def _cloudpickled(
         failure = None  # its traceback refers to this frame, and that to all that the callers hold
 
 
-def _raw(buffer: pickle.PickleBuffer) -> Buffer:
+def _raw(buffer: pickle.PickleBuffer) -> Frame:
     try:
         return buffer.raw()
     except BufferError:  # not contiguous

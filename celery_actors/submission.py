@@ -29,6 +29,9 @@ def dump_arguments(
     """
     if not args and not kwargs:
         return NO_ARGUMENTS, ()
+    flat = serialization.dump_flat_arguments(args, kwargs)
+    if flat is not None:
+        return flat, ()
     refs: list[ObjectRef[Any]] = []
 
     def replaced(value: Any) -> Any:

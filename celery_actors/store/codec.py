@@ -75,7 +75,7 @@ class Codec:
         )
 
     def encode_atom(self, oid: bytes, stream: bytes) -> bytes:
-        """Return the stored form of a number, a string, … (``serialization.dump_atom``)."""
+        """Return the stored form of a number, a string, … (``flat.dump_atom``)."""
         if len(stream) > self._short:  # a long string
             return self.encode(oid, Dumped([stream]))
         return encode_plain_value(self._signer, oid, stream)

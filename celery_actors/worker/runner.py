@@ -13,7 +13,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from celery_actors import serialization
+from celery_actors import flat, serialization
 from celery_actors.exceptions import (
     ActorDiedError,
     ActorsError,
@@ -303,7 +303,7 @@ class Runner:
 
     def _results(self, run: Run, value: Any) -> tuple[Sequence[Result], BaseException | None]:
         call = run.call
-        atom = serialization.dump_atom(value) if call.returns == 1 else None
+        atom = flat.dump_atom(value) if call.returns == 1 else None
         if atom is not None:
             oid = object_id(call.caller, call.task)
             blob = self._process.codec.encode_atom(oid, atom)
