@@ -24,11 +24,10 @@ from dataclasses import dataclass
 from struct import Struct
 from typing import NamedTuple
 
-from typing_extensions import Buffer
-
+from celery_actors.flat import Frame
 from celery_actors.ids import OBJECT_BYTES
 from celery_actors.protocol.calls import CallFlag
-from celery_actors.protocol.values import buffers_at, pack_frames
+from celery_actors.protocol.values import buffers_at, frame_lengths, pack_frames
 
 __all__ = [
     "Form",
@@ -75,7 +74,7 @@ class Payload(NamedTuple):
     data: memoryview
 
 
-def encode_body(frames: Sequence[Buffer], actors: Sequence[bytes]) -> bytes:
+def encode_body(frames: Sequence[Frame], actors: Sequence[bytes]) -> bytes:
     """Encode pickled arguments (small ones) with the handles inside them."""
     head = _handles(actors)
     if len(frames) == 1:
@@ -111,8 +110,7 @@ def put_together(payload: bytes, buffers: memoryview, at: int) -> tuple[bytes, i
     :raises ValueError: they aren't all there.
     """
     try:
-        (count,) = _COUNT.unpack_from(payload, 1)
-        _, *lengths = Struct(f">{count}Q").unpack_from(payload, 1 + _COUNT.size)
+        (_, *lengths), _ = frame_lengths(payload, 1)
     except struct.error as error:
         raise ValueError("the frames of a call's arguments are cut short") from error
     end = at + sum(lengths)

@@ -33,12 +33,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from struct import Struct, unpack_from
 from typing import Final, NamedTuple
 
 from typing_extensions import Buffer
 
 from celery_actors.exceptions import TamperedError
+from celery_actors.flat import Frame
 from celery_actors.ids import OBJECT_BYTES
 from celery_actors.protocol.cursors import Cursor
 from celery_actors.protocol.places import Place, decode_place, encode_place
@@ -56,6 +58,7 @@ __all__ = [
     "encode_plain_value",
     "encode_push",
     "encode_value",
+    "frame_lengths",
     "pack_frames",
     "packed_frames",
     "read_value",
@@ -71,7 +74,6 @@ _PUSH_AT = len(_PUSH_MAGIC) + SIGNATURE_BYTES
 _ANNOUNCED = 0xFFFFFFFF
 _COPIED = 0xFFFFFFFE
 _COPY = Struct(">I16s")
-_FRAMES = Struct(">HQ")  # how packed frames begin: their count, and the length of the first
 _PAYLOAD_AT = SIGNATURE_BYTES + 1  # where nothing is inside
 _COUNT = Struct(">H")
 _NO_FLAGS = b"\0"
@@ -148,34 +150,46 @@ class Push(NamedTuple):
     """As :class:`Pushed`, unnamed: there are many."""
 
 
-def pack_frames(frames: Sequence[Buffer]) -> bytes:
+@lru_cache(maxsize=64)
+def _lengths(count: int) -> Struct:
+    return Struct(f">H{count}Q")
+
+
+def pack_frames(frames: Sequence[Frame]) -> bytes:
     """Join the frames of one value."""
     return b"".join(packed_frames(frames))
 
 
-def packed_frames(frames: Sequence[Buffer]) -> list[Buffer]:
+def packed_frames(frames: Sequence[Frame]) -> list[Frame]:
     """Return the parts that :func:`pack_frames` joins."""
-    views: list[Buffer] = [memoryview(frame).cast("B") for frame in frames]
-    head = Struct(f">H{len(views)}Q").pack(len(views), *map(len, views))  # type: ignore[arg-type]
-    return [head, *views]
+    count = len(frames)
+    return [_lengths(count).pack(count, *map(len, frames)), *frames]
+
+
+def frame_lengths(data: Buffer, at: int = 0) -> tuple[Sequence[int], int]:
+    """Return the lengths of packed frames that begin at ``at``, and where the first begins.
+
+    :raises struct.error: they are cut short.
+    """
+    (count,) = _COUNT.unpack_from(data, at)
+    form = _lengths(count)
+    return form.unpack_from(data, at)[1:], at + form.size
 
 
 def buffers_at(data: Buffer, at: int) -> int:
     """Return where the buffers begin of packed frames that begin at ``at``."""
-    count, stream = _FRAMES.unpack_from(data, at)
-    end: int = at + _COUNT.size + 8 * count + stream
-    return end
+    lengths, first = frame_lengths(data, at)
+    return first + lengths[0]
 
 
 def unpack_frames(data: Buffer) -> list[memoryview]:
     """Split what :func:`pack_frames` joined, without a copy."""
     view = memoryview(data)
-    (count,) = _COUNT.unpack_from(view)
-    lengths = Struct(f">{count}Q").unpack_from(view, 2)
-    frames, offset = [], 2 + 8 * count
+    lengths, at = frame_lengths(view)
+    frames = []
     for length in lengths:
-        frames.append(view[offset : offset + length])
-        offset += length
+        frames.append(view[at : at + length])
+        at += length
     return frames
 
 

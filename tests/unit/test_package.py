@@ -22,7 +22,7 @@ BELOW = {
     "ids": set[str](),
     "flat": set[str](),
     "serialization": {"exceptions", "flat"},
-    "protocol": {"exceptions", "ids", "serialization"},
+    "protocol": {"exceptions", "flat", "ids", "serialization"},
     "config": {"exceptions"},
     "store": {"config", "control", "exceptions", "ids", "protocol", "serialization"},
     "runtime_env": set[str](),
