@@ -56,9 +56,9 @@ IN_ACTOR = (
     Probe("celery_actors.worker.buffered", "_BufferedTransport", "fill", "arrived", "read"),
     Probe("celery_actors.worker.intake", "Intake", "_take_calls", exit="taken"),
     Probe("celery_actors.worker.executor", "Executor", "_call", entry="call"),
-    Probe("celery_actors.store.results", "Committer", "send", "commit", "committed"),
+    Probe("celery_actors.store.committer", "Committer", "send", "commit", "committed"),
     Probe("hiredis", None, "pack_command", exit="packed"),
-    Probe("celery_actors.store.results", "Committer", "finish", exit="answered"),
+    Probe("celery_actors.store.committer", "Committer", "finish", exit="answered"),
 )
 #: Points of the benchmark's own: in the driver's loop, and around the user's method.
 BEGIN, RETURNED, END = "begin", "ref returned", "end"

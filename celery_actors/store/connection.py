@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import select
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any, cast
 from urllib.parse import unquote, urlsplit
@@ -147,6 +147,15 @@ class RedisConnection:
         if self._sock is None:
             raise ConnectionResetError("not connected to Redis")
         self._sock.sendall(hiredis.pack_command(command))
+
+    def send_all(self, commands: Iterable[Sequence[Any]]) -> None:
+        """Send commands in one go, without waiting for their replies.
+
+        :raises OSError: the connection is lost.
+        """
+        if self._sock is None:
+            raise ConnectionResetError("not connected to Redis")
+        self._sock.sendall(b"".join([hiredis.pack_command(tuple(c)) for c in commands]))
 
     def reply(self, timeout: float | None = None) -> Any:
         """Wait for the next reply; an error reply is returned, not raised.

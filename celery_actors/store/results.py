@@ -8,56 +8,35 @@ extension by somebody who still holds refs.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from struct import Struct
-from typing import Any, cast
+from typing import cast
 
 import redis
 
-from celery_actors.exceptions import ActorsError
 from celery_actors.ids import CALLER_BYTES, split_object_id
 from celery_actors.protocol.cursors import Cursor
-from celery_actors.store.connection import RedisConnection
 
-__all__ = ["Commit", "CommitRefused", "Committer", "Result", "Results", "Unresolved"]
+__all__ = ["BLOCK_BITS", "FIELD", "Result", "Results", "Unresolved", "script"]
 
 Result = tuple[bytes, int, int, bytes, bool]
 """A return value: object id, task sequence, index, stored value, and whether it must be
 pushed whatever its size."""
 
-_FIELD = Struct(">QH")
-_BLOCK_BITS = 6
+#: The name of a value in its hash: sequence and index.
+FIELD = Struct(">QH")
+#: So many of a sequence's last bits are of the values in one hash.
+BLOCK_BITS = 6
 _LAST = CALLER_BYTES + 7  # where the last byte of the sequence stands in an object id
 
 
-class CommitRefused(ActorsError):
-    """Another incarnation holds the actor's record: this process must exit."""
-
-
 @cache
-def _script(name: str) -> tuple[bytes, str]:
-    source = (files("celery_actors.store") / "lua" / f"{name}.lua").read_bytes()
-    return source, hashlib.sha1(source).hexdigest()
-
-
-@dataclass(slots=True)
-class Commit:
-    """What one commit writes.
-
-    :ivar results: caller id to the return values of its calls.
-    :ivar cursors: caller id (hex) to the stored form of its cursor at the actor.
-    :ivar pushes: caller id (hex) to the push.
-    :ivar plain: Celery task id to the JSON result of a plain Celery client's call.
-    """
-
-    results: Mapping[bytes, Sequence[Result]] = field(default_factory=dict)
-    cursors: dict[str, str] = field(default_factory=dict)
-    pushes: list[tuple[str, bytes]] = field(default_factory=list)
-    plain: list[tuple[str, bytes]] = field(default_factory=list)
+def script(name: str) -> bytes:
+    """Return the source of one of the store's scripts."""
+    return (files("celery_actors.store") / "lua" / f"{name}.lua").read_bytes()
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,14 +54,12 @@ class Results:
         self._redis = client
         self._prefix = prefix
         self.ttl_ms = int(ttl * 1000)
-        source, _ = _script("lookup")
-        self._lookup = client.register_script(source)
-        source, _ = _script("unwait")
-        self._unwait = client.register_script(source)
+        self._lookup = client.register_script(script("lookup"))
+        self._unwait = client.register_script(script("unwait"))
 
     def block(self, caller: bytes, sequence: int) -> str:
         """Return the key of the hash that holds results of ``sequence``."""
-        return f"{self._prefix}r:{caller.hex()}:{sequence >> _BLOCK_BITS}"
+        return f"{self._prefix}r:{caller.hex()}:{sequence >> BLOCK_BITS}"
 
     def waiters(self, caller: bytes) -> str:
         """Return the key of those who wait for values of ``caller``'s calls."""
@@ -101,7 +78,7 @@ class Results:
         pipe = self._redis.pipeline(transaction=False)
         for oid in oids:
             caller, sequence, index = split_object_id(oid)
-            pipe.hget(self.block(caller, sequence), cast(str, _FIELD.pack(sequence, index)))
+            pipe.hget(self.block(caller, sequence), cast(str, FIELD.pack(sequence, index)))
         return cast("list[bytes | None]", pipe.execute())
 
     def fetch_or_wait(self, oid: bytes, caller: str) -> bytes | None:
@@ -111,7 +88,7 @@ class Results:
             args=[
                 self.block(owner, sequence),
                 self.waiters(owner),
-                _FIELD.pack(sequence, index),
+                FIELD.pack(sequence, index),
                 self.channel(caller),
                 oid.hex(),
                 self.ttl_ms,
@@ -123,7 +100,7 @@ class Results:
         """Take back what :meth:`fetch_or_wait` registered: nobody here wants the values now."""
         for oid in oids:
             owner, sequence, index = split_object_id(oid)
-            field = _FIELD.pack(sequence, index)
+            field = FIELD.pack(sequence, index)
             self._unwait(args=[self.waiters(owner), field, self.channel(caller), oid.hex()])
 
     def unresolved(self, actor: bytes, caller: bytes, oids: Sequence[bytes]) -> Unresolved:
@@ -142,14 +119,14 @@ class Results:
         caller, sequence, index = split_object_id(oid)
         key = self.block(caller, sequence)
         pipe = self._redis.pipeline(transaction=False)
-        pipe.hset(key, cast(str, _FIELD.pack(sequence, index)), cast(str, value))
+        pipe.hset(key, cast(str, FIELD.pack(sequence, index)), cast(str, value))
         pipe.pexpire(key, self.ttl_ms)
         pipe.execute()
 
     def tell_waiters(self, oid: bytes) -> None:
         """Tell those who wait for a value that :meth:`put` has stored it."""
         caller, sequence, index = split_object_id(oid)
-        key, field = self.waiters(caller), cast(str, _FIELD.pack(sequence, index))
+        key, field = self.waiters(caller), cast(str, FIELD.pack(sequence, index))
         waiting = cast("bytes | None", self._redis.hget(key, field))
         if waiting:
             words = waiting.decode().split()
@@ -196,11 +173,11 @@ class Results:
         # By what the ids of one hash have in common: all but the last bits of the sequence.
         blocks: dict[tuple[bytes, int], list[bytes]] = {}
         for oid in oids:
-            fields = blocks.setdefault((oid[:_LAST], oid[_LAST] >> _BLOCK_BITS), [])
-            fields.append(oid[CALLER_BYTES:])  # as _FIELD packs sequence and index
+            fields = blocks.setdefault((oid[:_LAST], oid[_LAST] >> BLOCK_BITS), [])
+            fields.append(oid[CALLER_BYTES:])  # as FIELD packs sequence and index
         pipe = self._redis.pipeline(transaction=False)
         for (start, _), fields in blocks.items():
-            sequence, _ = _FIELD.unpack(fields[0])
+            sequence, _ = FIELD.unpack(fields[0])
             key = self.block(start[:CALLER_BYTES], sequence)
             pipe.hdel(key, *cast("list[str]", fields))
         pipe.execute()
@@ -244,153 +221,3 @@ class Results:
                 self._redis.unlink(*keys)
                 gone += len(keys)
         return gone
-
-
-class Committer:
-    """Sends an actor's commits over its own connection, one in flight at a time.
-
-    Not thread-safe: the executor's commit lock is held around every method.
-    """
-
-    def __init__(
-        self, results: Results, client: redis.Redis, record_key: str, actor: bytes, incarnation: str
-    ) -> None:
-        self._results = results
-        self._connection = RedisConnection(client)
-        self._source, self._sha = _script("commit")
-        self._record_key = record_key
-        self._actor = actor
-        self._cursors = results.cursors(actor)
-        self._incarnation = incarnation
-        self._number = 0
-        self._in_flight: tuple[Any, ...] | None = None
-
-    @property
-    def in_flight(self) -> bool:
-        """Whether a commit was sent and its answer not yet read."""
-        return self._in_flight is not None
-
-    @property
-    def ready(self) -> bool:
-        """Whether :meth:`finish` would not wait."""
-        try:
-            return not self._connection.is_open or self._connection.readable()
-        except OSError:
-            return True
-
-    def wait_for_answer(self) -> None:
-        """Wait, with no lock held, until :meth:`finish` would not; another may finish first."""
-        if self._in_flight is not None:
-            try:
-                self._connection.readable(None)
-            except OSError:
-                return  # finish() connects again
-
-    def open(self) -> dict[bytes, Cursor]:
-        """Connect; returns the callers' cursors that earlier incarnations left."""
-        self._connection.open()
-        self._connection.send("HGETALL", self._cursors)
-        flat = self._connection.reply(timeout=10)
-        stored = dict(zip(flat[::2], flat[1::2], strict=True))
-        self._number = int(stored.pop(b"#", 0))
-        return {bytes.fromhex(c.decode()): Cursor.parse(text) for c, text in stored.items()}
-
-    def send(self, commit: Commit) -> None:
-        """Send ``commit``; its answer is read by :meth:`finish`."""
-        self._number += 1
-        self._in_flight = self._command(commit)
-        try:
-            self._connection.send(*self._in_flight)
-        except OSError:
-            self._connection.close()  # finish() connects again and repeats it
-
-    def finish(self) -> None:
-        """Read the answer of the commit in flight; after a lost connection, repeat it.
-
-        :raises CommitRefused: the record is another incarnation's, or the actor was killed.
-        """
-        command = self._in_flight
-        if command is None:
-            return
-        while True:
-            try:
-                if not self._connection.is_open:
-                    self._connection.open()
-                    self._connection.send(*command)
-                answer = self._connection.reply()
-            except (OSError, redis.RedisError) as error:
-                self._connection.close()
-                if isinstance(error, (redis.ConnectionError, redis.TimeoutError, OSError)):
-                    _wait_for_redis()
-                    continue
-                raise
-            if answer == b"OK":
-                self._in_flight = None
-                return
-            text = str(answer)
-            if "NOSCRIPT" in text:
-                command = ("EVAL", self._source, *command[2:])
-                try:
-                    self._connection.send(*command)
-                except OSError:
-                    self._connection.close()  # connect again and repeat it
-                continue
-            if "LOADING" in text or "MASTERDOWN" in text:
-                self._connection.close()
-                _wait_for_redis()
-                continue
-            self._in_flight = None
-            raise CommitRefused(
-                f"commit {self._number} of actor {self._actor.hex()} was refused: {text}"
-            )
-
-    def close(self) -> None:
-        """Close the connection."""
-        self._connection.close()
-
-    def _command(self, commit: Commit) -> tuple[Any, ...]:
-        results = self._results
-        blocks: dict[tuple[bytes, int], list[bytes]] = {}
-        pack = _FIELD.pack
-        for caller, stored in commit.results.items():
-            block, pairs = -1, []
-            for _, sequence, index, value, _ in stored:
-                if sequence >> _BLOCK_BITS != block:
-                    block = sequence >> _BLOCK_BITS
-                    pairs = blocks.setdefault((caller, block), [])
-                pairs += (pack(sequence, index), value)
-        arguments: list[Any] = []
-        for (caller, block), pairs in blocks.items():
-            arguments.append(results.block(caller, block << _BLOCK_BITS))
-            arguments.append(results.waiters(caller))
-            arguments.append(len(pairs) // 2)
-            arguments.extend(pairs)
-        for cursor in commit.cursors.items():
-            arguments.extend(cursor)
-        for channel, payload in commit.pushes:
-            arguments.append(results.channel(channel))
-            arguments.append(payload)
-        for task_id, value in commit.plain:
-            arguments += (f"celery-task-meta-{task_id}", results.ttl_ms // 1000, value)
-        return (
-            "EVALSHA",
-            self._sha,
-            0,
-            self._record_key,
-            self._incarnation,
-            self._number,
-            self._cursors,
-            results.ttl_ms,
-            len(blocks),
-            len(commit.cursors),
-            len(commit.pushes),
-            len(commit.plain),
-            *arguments,
-        )
-
-
-def _wait_for_redis() -> None:
-    """Pause between attempts to reach a Redis that is away: it gives no signal."""
-    import time
-
-    time.sleep(0.1)

@@ -17,7 +17,8 @@ from celery_actors.ids import CALLER_BYTES
 from celery_actors.protocol.cursors import Cursor
 from celery_actors.protocol.signing import Signer
 from celery_actors.protocol.values import Copy, encode_push
-from celery_actors.store.results import Commit, CommitRefused, Committer, Result
+from celery_actors.store.committer import Commit, CommitRefused, Committer
+from celery_actors.store.results import Result
 from celery_actors.store.rings import Rings
 from celery_actors.worker.progress import Progress
 

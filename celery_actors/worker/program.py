@@ -32,7 +32,7 @@ from celery_actors.protocol.creation import Creation, decode_creation
 from celery_actors.protocol.orders import OrderKind, decode_order
 from celery_actors.protocol.signing import Signer
 from celery_actors.protocol.withdrawals import Withdrawal, encode_withdrawal
-from celery_actors.store.results import Committer
+from celery_actors.store.committer import Committer
 from celery_actors.worker.acks import Acknowledgements, ConcurrentAcknowledgements
 from celery_actors.worker.activity import Activity
 from celery_actors.worker.cancellation import Cancellations, Found, TaskCancellations

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from celery_actors.exceptions import ActorDiedError, OwnerDiedError
 from celery_actors.ids import mailbox_name, new_actor_id, new_caller_id, object_id
 from celery_actors.local import PrivateCluster
 from celery_actors.protocol.values import Copy
-from celery_actors.store.results import Commit, CommitRefused, Committer, Results
+from celery_actors.store.committer import Commit, CommitRefused, Committer
+from celery_actors.store.results import Results
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -103,12 +105,93 @@ def test_another_incarnations_commit_is_refused(committer: Any) -> None:
     assert results.fetch([object_id(b"\xab" * 8, 1)]) == [None]
 
 
-def test_forgotten_scripts_are_loaded_again(committer: Any) -> None:
+@pytest.mark.parametrize("value", [b"value", os.urandom(40_000)], ids=["small", "large"])
+def test_forgotten_scripts_are_loaded_again(committer: Any, value: bytes) -> None:
     made, results, _ = committer
     require_process().redis.script_flush()
-    made.send(commit_of(b"value"))
+    made.send(commit_of(value))
     made.finish()
-    assert results.fetch([object_id(b"\xab" * 8, 1)]) == [b"value"]
+    assert results.fetch([object_id(b"\xab" * 8, 1)]) == [value]
+
+
+# Large values are stored by a transaction around the script, which can't see them.
+
+
+def transactions() -> int:
+    stats: Any = require_process().redis.info("commandstats")
+    return int(stats.get("cmdstat_exec", {"calls": 0})["calls"])
+
+
+def test_large_values_go_past_the_script(committer: Any) -> None:
+    made, results, key = committer
+    caller = b"\xab" * 8
+    values = [b"small", os.urandom(9_000), os.urandom(9_000), b"also small"]
+    sequences = [60, 62, 64, 66]  # two hashes
+    oids = [object_id(caller, sequence) for sequence in sequences]
+    stored = list(zip(oids, sequences, [0] * 4, values, [False] * 4, strict=True))
+    before = transactions()
+    for number in range(3):
+        require_process().redis.hset(key, "restarts", number)  # of no matter to a commit
+        made.send(Commit({caller: stored}, {caller.hex(): "66"}))
+        made.finish()
+        assert results.fetch(oids) == values
+        results.release(oids)
+        assert results.fetch(oids) == [None] * 4
+    assert transactions() == before + 5, "once, and twice where the record had changed"
+    made.send(commit_of(b"x" * 10_000))
+    made.finish()
+    assert transactions() == before + 5, "one of 10 KB is not worth it"
+    lifetime = require_process().redis.pttl(results.block(caller, 1))
+    assert 0 < lifetime <= results.ttl_ms
+
+
+@pytest.mark.parametrize("committed_before", [False, True])
+def test_another_incarnations_large_commit_is_refused(
+    committer: Any, committed_before: bool
+) -> None:
+    made, results, key = committer
+    if committed_before:
+        made.send(commit_of(b"1" * 40_000, 1))
+        made.finish()
+    require_process().redis.hset(key, "incarnation", "two")
+    # The first looks at the record before it is sent, the others do behind the one before.
+    refused = made.finish if committed_before else partial(made.send, commit_of(b"2" * 40_000, 2))
+    if committed_before:
+        made.send(commit_of(b"2" * 40_000, 2))
+    with pytest.raises(CommitRefused, match="incarnation"):
+        refused()
+    assert results.fetch([object_id(b"\xab" * 8, 2)]) == [None]
+
+
+def test_a_large_commit_is_repeated_after_a_lost_connection(committer: Any) -> None:
+    made, results, _ = committer
+    for sequence in (1, 2):
+        made.send(commit_of(b"x" * 40_000, sequence))
+        made._connection.close()  # before or after Redis ran it: both end the same
+        made.finish()
+        assert results.fetch([object_id(b"\xab" * 8, sequence)]) == [b"x" * 40_000]
+    made.send(commit_of(b"small", 3))
+    made.finish()
+
+
+def test_who_waits_for_a_large_value_is_told(committer: Any) -> None:
+    made, results, _ = committer
+    oid, waiter = object_id(b"\xab" * 8, 1), "cd" * 8
+    with require_process().redis.pubsub(ignore_subscribe_messages=True) as told:
+        told.subscribe(results.channel(waiter))
+        assert results.fetch_or_wait(oid, waiter) is None
+        made.send(commit_of(b"x" * 40_000))
+        made.finish()
+        messages = []
+
+        def heard() -> bool:
+            message = told.get_message()
+            if message:
+                messages.append(message["data"])
+            return bool(messages)
+
+        wait_until(heard, "the waiter to be told")
+    assert messages == [b"W" + oid.hex().encode()]
 
 
 def test_a_refused_process_exits_without_acknowledging(

@@ -8,7 +8,8 @@
 --
 -- ARGV: record key, incarnation, number, cursor key, ttl (ms),
 --       blocks, cursors, pushes, plain  (counts), then
---       a block:  result key, waiters key, n, n times field, value
+--       a block:  result key, waiters key, n, m, n times field, value, m times the field of
+--                 a value that the transaction around this script stores itself
 --       a cursor: caller, sequence
 --       a push:   channel, payload
 --       a plain result: key, ttl (s), value
@@ -31,22 +32,30 @@ local function write(key, first, last)
     redis.call('HSET', key, unpack(ARGV, part, math.min(part + 3999, last)))
   end
 end
+-- Tell those who wait for a value that it is there.
+local function tell(waiters, field)
+  local waiting = redis.call('HGET', waiters, field)
+  if waiting then
+    for channel, oid in string.gmatch(waiting, '([^ ]+) ([^ ]+) ') do
+      redis.call('PUBLISH', channel, 'W' .. oid)
+    end
+    redis.call('HDEL', waiters, field)
+  end
+end
 local at = 10
 for _ = 1, tonumber(ARGV[6]) do
-  local key, waiters, count = ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 2])
-  local first = at + 3
-  at = first + 2 * count
-  write(key, first, at - 1)
+  local key, waiters = ARGV[at], ARGV[at + 1]
+  local first = at + 4
+  local beside = first + 2 * tonumber(ARGV[at + 2])
+  at = beside + tonumber(ARGV[at + 3])
+  write(key, first, beside - 1)
   redis.call('PEXPIRE', key, ttl)
   if redis.call('EXISTS', waiters) == 1 then
-    for field = first, at - 1, 2 do
-      local waiting = redis.call('HGET', waiters, ARGV[field])
-      if waiting then
-        for channel, oid in string.gmatch(waiting, '([^ ]+) ([^ ]+) ') do
-          redis.call('PUBLISH', channel, 'W' .. oid)
-        end
-        redis.call('HDEL', waiters, ARGV[field])
-      end
+    for field = first, beside - 1, 2 do
+      tell(waiters, ARGV[field])
+    end
+    for field = beside, at - 1 do
+      tell(waiters, ARGV[field])
     end
   end
 end

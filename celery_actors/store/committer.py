@@ -1,0 +1,282 @@
+"""An actor's commits on their way to Redis: one script, and beside it what is too large for one.
+
+The script (``lua/commit.lua``) checks that the actor's record still names this incarnation and
+that the commit's number is the next one, stores, publishes, and writes the cursors, in one step.
+
+**Large values go past the script.**  Lua hashes every byte of what a script is given and copies it
+twice, which for 8 KB costs Redis three times what it costs to store them.  So when a commit has
+many bytes, its large values are written by plain commands in one transaction with the script::
+
+    WATCH record, HGET record incarnation      (sent behind the transaction before)
+    MULTI, HSET … for each hash, the script, EXEC
+
+Redis executes none of it if the record was changed since it was watched (``EXEC`` answers nil),
+and the incarnation that was read then is compared here before it is sent: so nothing is stored
+for an incarnation that is no longer the actor, as without a transaction.  The record changes
+seldom; the commit is then sent once more.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import redis
+
+from celery_actors.exceptions import ActorsError
+from celery_actors.protocol.cursors import Cursor
+from celery_actors.store.connection import RedisConnection
+from celery_actors.store.results import BLOCK_BITS, FIELD, Result, Results, script
+
+__all__ = ["Commit", "CommitRefused", "Committer"]
+
+#: From here on a value is large, and so many bytes of such are worth a transaction.
+_LARGE = 1024
+_MANY = 16 * 1024
+
+
+class CommitRefused(ActorsError):
+    """Another incarnation holds the actor's record: this process must exit."""
+
+
+@dataclass(slots=True)
+class Commit:
+    """What one commit writes.
+
+    :ivar results: caller id to the return values of its calls.
+    :ivar cursors: caller id (hex) to the stored form of its cursor at the actor.
+    :ivar pushes: caller id (hex) to the push.
+    :ivar plain: Celery task id to the JSON result of a plain Celery client's call.
+    """
+
+    results: Mapping[bytes, Sequence[Result]] = field(default_factory=dict)
+    cursors: dict[str, str] = field(default_factory=dict)
+    pushes: list[tuple[str, bytes]] = field(default_factory=list)
+    plain: list[tuple[str, bytes]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """A commit as it is sent.
+
+    :ivar arguments: of the script.
+    :ivar beside: the commands that store its large values.
+    """
+
+    arguments: Sequence[Any]
+    beside: Sequence[Sequence[Any]]
+
+
+class Committer:
+    """Sends an actor's commits over its own connection, one in flight at a time.
+
+    Not thread-safe: the executor's commit lock is held around every method.
+    """
+
+    def __init__(
+        self, results: Results, client: redis.Redis, record_key: str, actor: bytes, incarnation: str
+    ) -> None:
+        self._results = results
+        self._connection = RedisConnection(client)
+        self._source = script("commit")
+        self._record_key = record_key
+        self._actor = actor
+        self._cursors = results.cursors(actor)
+        self._incarnation = incarnation
+        self._watch = (("WATCH", record_key), ("HGET", record_key, "incarnation"))
+        self._watching = False  # and the incarnation that was read then is this one
+        self._number = 0
+        self._in_flight: _Prepared | None = None
+        self._answers = 0  # that are to come for it
+
+    @cached_property
+    def _sha(self) -> str:
+        return hashlib.sha1(self._source).hexdigest()
+
+    @property
+    def in_flight(self) -> bool:
+        """Whether a commit was sent and its answer not yet read."""
+        return self._in_flight is not None
+
+    @property
+    def ready(self) -> bool:
+        """Whether :meth:`finish` would not wait (long: the first of its answers is here)."""
+        try:
+            return not self._connection.is_open or self._connection.readable()
+        except OSError:
+            return True
+
+    def wait_for_answer(self) -> None:
+        """Wait, with no lock held, until :meth:`finish` would not; another may finish first."""
+        if self._in_flight is not None:
+            try:
+                self._connection.readable(None)
+            except OSError:
+                return  # finish() connects again
+
+    def open(self) -> dict[bytes, Cursor]:
+        """Connect; returns the callers' cursors that earlier incarnations left."""
+        self._connect()
+        self._connection.send("HGETALL", self._cursors)
+        flat = self._connection.reply(timeout=10)
+        stored = dict(zip(flat[::2], flat[1::2], strict=True))
+        self._number = int(stored.pop(b"#", 0))
+        return {bytes.fromhex(c.decode()): Cursor.parse(text) for c, text in stored.items()}
+
+    def send(self, commit: Commit) -> None:
+        """Send ``commit``; its answer is read by :meth:`finish`.
+
+        :raises CommitRefused: the record is another incarnation's.
+        """
+        self._number += 1
+        self._in_flight = self._prepare(commit)
+        try:
+            self._transmit(self._in_flight)
+        except OSError:
+            self._connection.close()  # finish() connects again and repeats it
+
+    def finish(self) -> None:
+        """Read the answer of the commit in flight; after a lost connection, repeat it.
+
+        :raises CommitRefused: the record is another incarnation's, or the actor was killed.
+        """
+        commit = self._in_flight
+        if commit is None:
+            return
+        while True:
+            try:
+                if not self._connection.is_open:
+                    self._connect()
+                    self._transmit(commit)
+                answer = self._answer()
+                if answer is None:
+                    self._transmit(commit)
+                    continue
+                text = str(answer)
+                if "NOSCRIPT" in text:
+                    self._transmit(commit, whole=True)
+                    continue
+            except (OSError, redis.RedisError) as error:
+                self._connection.close()
+                if isinstance(error, (redis.ConnectionError, redis.TimeoutError, OSError)):
+                    _wait_for_redis()
+                    continue
+                raise
+            if answer == b"OK":
+                self._in_flight = None
+                return
+            if "LOADING" in text or "MASTERDOWN" in text:
+                self._connection.close()
+                _wait_for_redis()
+                continue
+            self._in_flight = None
+            raise self._refused(text)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
+    def _connect(self) -> None:
+        self._connection.open()
+        self._watching = False
+
+    def _transmit(self, commit: _Prepared, whole: bool = False) -> None:
+        """Send a commit; :param whole: the script itself, which Redis doesn't know."""
+        name = ("EVAL", self._source) if whole else ("EVALSHA", self._sha)
+        command = (*name, 0, *commit.arguments)
+        if not commit.beside:
+            self._connection.send(*command)
+            self._answers = 1
+            return
+        if not self._watching:
+            self._connection.send_all(self._watch)
+            self._watched([self._connection.reply() for _ in self._watch])
+        commands = (("MULTI",), *commit.beside, command, ("EXEC",), *self._watch)
+        self._connection.send_all(commands)
+        self._answers = len(commands)
+
+    def _answer(self) -> Any:
+        """Return what the script answered, or an error; ``None``: the record was changed."""
+        answers = [self._connection.reply() for _ in range(self._answers)]
+        if len(answers) == 1:
+            return answers[0]
+        *_, executed, watch, held = answers
+        self._watching = False
+        for answer in answers:
+            if isinstance(answer, Exception):
+                return answer
+        self._watched([watch, held])
+        return None if executed is None else executed[-1]
+
+    def _watched(self, answers: Sequence[Any]) -> None:
+        held = answers[-1]
+        if isinstance(held, bytes) and held.decode() == self._incarnation:
+            self._watching = True
+            return
+        raise self._refused(f"incarnation {held!r}")
+
+    def _refused(self, why: str) -> CommitRefused:
+        return CommitRefused(
+            f"commit {self._number} of actor {self._actor.hex()} was refused: {why}"
+        )
+
+    def _prepare(self, commit: Commit) -> _Prepared:
+        results = self._results
+        large = sum(
+            len(value)
+            for stored in commit.results.values()
+            for _, _, _, value, _ in stored
+            if len(value) >= _LARGE
+        )
+        # What of a block is given to the script, and what is stored beside it.
+        blocks: dict[tuple[bytes, int], tuple[list[bytes], list[bytes]]] = {}
+        least = _LARGE if large >= _MANY else sys.maxsize
+        pack = FIELD.pack
+        for caller, stored in commit.results.items():
+            block = -1
+            given: list[bytes] = []
+            beside: list[bytes] = []
+            for _, sequence, index, value, _ in stored:
+                if sequence >> BLOCK_BITS != block:
+                    block = sequence >> BLOCK_BITS
+                    given, beside = blocks.setdefault((caller, block), ([], []))
+                pairs = beside if len(value) >= least else given
+                pairs += (pack(sequence, index), value)
+        arguments: list[Any] = [
+            self._record_key,
+            self._incarnation,
+            self._number,
+            self._cursors,
+            results.ttl_ms,
+            len(blocks),
+            len(commit.cursors),
+            len(commit.pushes),
+            len(commit.plain),
+        ]
+        commands = []
+        for (caller, block), (given, beside) in blocks.items():
+            key = results.block(caller, block << BLOCK_BITS)
+            arguments += (key, results.waiters(caller), len(given) // 2, len(beside) // 2)
+            arguments += given
+            arguments += beside[::2]
+            if beside:
+                commands.append(("HSET", key, *beside))
+        for cursor in commit.cursors.items():
+            arguments.extend(cursor)
+        for channel, payload in commit.pushes:
+            arguments.append(results.channel(channel))
+            arguments.append(payload)
+        for task_id, value in commit.plain:
+            arguments += (f"celery-task-meta-{task_id}", results.ttl_ms // 1000, value)
+        return _Prepared(arguments, commands)
+
+
+def _wait_for_redis() -> None:
+    """Pause between attempts to reach a Redis that is away: it gives no signal."""
+    import time
+
+    time.sleep(0.1)
