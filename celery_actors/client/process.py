@@ -316,7 +316,7 @@ class Process:
             return
         for channel, payload in messages:
             try:
-                if payload[:4] == b"CAR2":
+                if payload[:4] == b"CAR3":
                     self._on_push(payload)
                 else:
                     self.recovery.on_hint(channel, payload)

@@ -114,7 +114,7 @@ class Values:
         known = entry.copy
         if known is None:
             return entry.blob
-        found = self._p.segments.rings.read(known.place)
+        found = self._p.segments.rings.read(known.place, known.at, known.size)
         with self._p.lock:
             entry.copy = None
             if entry.blob is None and found is not None and known.fits(found):

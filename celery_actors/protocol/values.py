@@ -16,16 +16,19 @@ stream, the others are its out-of-band buffers (pickle protocol 5).
 
 A *push* tells a caller what a commit finished::
 
-    0   4   b"CAR2"
+    0   4   b"CAR3"
     4   16  signature    over b"push", the caller id and everything after it
     20  16  actor id
     36  8   memory       what those have in common who share memory (celery_actors.store.ring)
     44  8   cursor       the caller's highest finished sequence at this actor
-    52  2   count, then count times:  8 task sequence, 2 index, 4 length, value
+    52  2   count        of results
+    54  …   place        in the actor's ring, of copies of some of them (see protocol.places), or
+                         one zero byte
+        …   count times: 8 task sequence, 2 index, 4 length, value
                          (length 0xffffffff: announced, read it from the store; 0xfffffffe: the
-                         same, and there may be a copy in the actor's ring: what follows is
-                         4 how much of it, from its beginning, is not buffers; 16 BLAKE2b digest
-                         of that; the place, see protocol.places)
+                         same, and there may be a copy in the ring: what follows is 4 where in the
+                         record it begins, 4 its length, 4 how much of it, from its beginning, is
+                         not buffers; 16 BLAKE2b digest of that)
         …   8 each       sequences below the cursor that still run (see protocol.cursors)
 """
 
@@ -67,13 +70,13 @@ __all__ = [
 
 _VALUE_KIND = b"value"
 _PUSH_KIND = b"push"
-_PUSH_MAGIC = b"CAR2"
+_PUSH_MAGIC = b"CAR3"
 _PUSH_HEAD = Struct(">16s8sQH")
 _PUSH_ITEM = Struct(">QHI")
 _PUSH_AT = len(_PUSH_MAGIC) + SIGNATURE_BYTES
 _ANNOUNCED = 0xFFFFFFFF
 _COPIED = 0xFFFFFFFE
-_COPY = Struct(">I16s")
+_COPY = Struct(">III16s")
 _PAYLOAD_AT = SIGNATURE_BYTES + 1  # where nothing is inside
 _COUNT = Struct(">H")
 _NO_FLAGS = b"\0"
@@ -104,25 +107,30 @@ class Copy(NamedTuple):
     As of other values in shared memory, buffers in it are taken as they are found: who can
     write there is this user.
 
+    :ivar place: of the record in which it lies, among others of the same commit.
+    :ivar at: where in the record it begins.
+    :ivar size: bytes of it.
     :ivar certain: so many bytes at its beginning are not buffers.
     :ivar digest: of these.
     """
 
     place: Place
+    at: int
+    size: int
     certain: int
     digest: bytes
 
     @classmethod
-    def of(cls, value: bytes, place: Place) -> Copy:
-        """Describe the copy of a stored value that lies at a place."""
-        certain = len(value)
+    def of(cls, value: bytes, place: Place, at: int) -> Copy:
+        """Describe the copy of a stored value that lies in a record."""
+        size = certain = len(value)
         if value[SIGNATURE_BYTES] == ValueFlag.FRAMES:
             certain = buffers_at(value, _PAYLOAD_AT)
-        return cls(place, certain, _digest(value, certain))
+        return cls(place, at, size, certain, _digest(value, certain))
 
     def fits(self, found: bytes) -> bool:
         """Whether that is what lay there when this was written, as far as it matters."""
-        return len(found) == self.place.size and _digest(found, self.certain) == self.digest
+        return len(found) == self.size and _digest(found, self.certain) == self.digest
 
 
 def _digest(value: bytes, size: int) -> bytes:
@@ -264,11 +272,12 @@ def encode_push(
 ) -> bytes:
     """Encode what a commit finished for one caller.
 
-    :param results: the fields of a :class:`Pushed` each.
+    :param results: the fields of a :class:`Pushed` each; copies are all at one place.
     """
     parts: list[bytes] = []
     pack = _PUSH_ITEM.pack
     count = 0
+    place = b"\0"
     for task, index, value in results:
         count += 1
         if isinstance(value, bytes):
@@ -276,12 +285,13 @@ def encode_push(
         elif value is None:
             parts.append(pack(task, index, _ANNOUNCED))
         else:
-            where = encode_place(value.place)
-            parts += (pack(task, index, _COPIED), _COPY.pack(value.certain, value.digest), where)
+            if place == b"\0":
+                place = encode_place(value.place)
+            parts += (pack(task, index, _COPIED), _COPY.pack(*value[1:]))
     head = _PUSH_HEAD.pack(actor, memory, cursor.high, count)
     if cursor.unfinished:
         parts.append(Struct(f">{len(cursor.unfinished)}Q").pack(*cursor.unfinished))
-    body = b"".join((head, *parts))
+    body = b"".join((head, place, *parts))
     return b"".join((_PUSH_MAGIC, signer.sign(_PUSH_KIND, caller, body), body))
 
 
@@ -296,6 +306,10 @@ def decode_push(signer: Signer, caller: bytes, data: bytes) -> Push:
     signer.check(view[4:_PUSH_AT], _PUSH_KIND, caller, view[_PUSH_AT:], what="a reply")
     actor, memory, high, count = _PUSH_HEAD.unpack_from(data, _PUSH_AT)
     offset = _PUSH_AT + _PUSH_HEAD.size
+    if data[offset]:
+        place, offset = decode_place(data, offset)
+    else:
+        place, offset = None, offset + 1
     results: list[tuple[int, int, bytes | Copy | None]] = []
     unpack, size = _PUSH_ITEM.unpack_from, _PUSH_ITEM.size
     for _ in range(count):
@@ -306,10 +320,11 @@ def decode_push(signer: Signer, caller: bytes, data: bytes) -> Push:
             offset += length
         elif length == _ANNOUNCED:
             results.append((task, index, None))
+        elif place is None:
+            raise TamperedError("a reply names copies and no place of them")
         else:
-            certain, digest = _COPY.unpack_from(data, offset)
-            place, offset = decode_place(data, offset + _COPY.size)
-            results.append((task, index, Copy(place, certain, digest)))
+            results.append((task, index, Copy(place, *_COPY.unpack_from(data, offset))))
+            offset += _COPY.size
     unfinished: tuple[int, ...] = ()
     if offset < len(data):
         unfinished = unpack_from(f">{(len(data) - offset) // 8}Q", data, offset)

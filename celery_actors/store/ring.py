@@ -207,12 +207,17 @@ class RingReader:
         # Guards _mapped, and keeps what is read from being unmapped meanwhile.
         self._lock = threading.Lock()
 
-    def read(self, place: Place) -> bytes | None:
-        """Return a copy of a record; ``None`` where it is gone, or was never to be seen here."""
-        with self._lock:
-            return self._read(place)
+    def read(self, place: Place, at: int = 0, size: int | None = None) -> bytes | None:
+        """Return a copy of a record, or of a part of it.
 
-    def _read(self, place: Place) -> bytes | None:
+        :param at: where in the record the part begins.
+        :param size: its bytes.
+        :returns: ``None`` where the record is gone, or was never to be seen here.
+        """
+        with self._lock:
+            return self._read(place, at, place.size if size is None else size)
+
+    def _read(self, place: Place, at: int, size: int) -> bytes | None:
         mapped = self._mapped.get(place.name) or self._map(place.name)
         if mapped is None:
             return None
@@ -220,7 +225,7 @@ class RingReader:
         start = place.offset + _HEAD.size
         if start + place.size > len(memory) or _HEAD.unpack_from(memory, place.offset) != wanted:
             return None
-        data = memory[start : start + place.size]
+        data = memory[start + at : start + min(at + size, place.size)]
         if _HEAD.unpack_from(memory, place.offset) != wanted:
             return None
         mapped.used = monotonic()

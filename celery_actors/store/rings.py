@@ -49,15 +49,15 @@ class Rings:
             self._calls = self._make()
         return None if self._calls is None else self._calls.write(parts, needed)
 
-    def write_result(self, value: bytes) -> Place | None:
-        """Write a stored value.  Called by who commits, one thread at a time."""
+    def write_results(self, values: Sequence[bytes]) -> Place | None:
+        """Write stored values, into one record.  Called by who commits, one thread at a time."""
         if self._results is None:
             self._results = self._make()
-        return None if self._results is None else self._results.write((value,))
+        return None if self._results is None else self._results.write(values)
 
-    def read(self, place: Place) -> bytes | None:
-        """Read what lies at a place; ``None`` where it isn't, or is no more."""
-        return self._reader.read(place)
+    def read(self, place: Place, at: int = 0, size: int | None = None) -> bytes | None:
+        """Read what lies at a place, or a part; ``None`` where it isn't, or is no more."""
+        return self._reader.read(place, at, size)
 
     def forget_idle(self) -> None:
         """Let go of what has not been read for long."""

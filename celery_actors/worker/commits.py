@@ -210,17 +210,25 @@ class Commits:
 
     def _push(self, caller: bytes, cursor: Cursor, results: Sequence[Result]) -> bytes:
         limit = self._inline_limit
-        pushed = [
-            (task, index, value if whole or len(value) <= limit else self._copy(value))
-            for _, task, index, value, whole in results
+        copied = [
+            value
+            for _, _, _, value, whole in results
+            if limit < len(value) <= _MOST_COPIED and not whole
         ]
+        place = self._rings.write_results(copied) if copied else None
+        pushed: list[tuple[int, int, bytes | Copy | None]] = []
+        at = 0
+        for _, task, index, value, whole in results:
+            size = len(value)
+            if whole or size <= limit:
+                pushed.append((task, index, value))
+            elif place is None or size > _MOST_COPIED:
+                pushed.append((task, index, None))
+            else:
+                pushed.append((task, index, Copy.of(value, place, at)))
+                at += size
         memory = self._rings.memory
         return encode_push(self._signer, caller, self._actor, cursor, pushed, memory)
-
-    def _copy(self, value: bytes) -> Copy | None:
-        """Leave a copy of a value, which is only announced, in this process's ring."""
-        place = self._rings.write_result(value) if len(value) <= _MOST_COPIED else None
-        return None if place is None else Copy.of(value, place)
 
     def _finish(self) -> None:
         self._committer.finish()

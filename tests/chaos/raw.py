@@ -77,7 +77,7 @@ class RawCaller:
             if message["type"] == "pong":
                 break
             data: bytes = message["data"]
-            if data[:4] == b"CAR2":
+            if data[:4] == b"CAR3":
                 push = decode_push(self.process.signer, self.caller, data)
                 self.pushes.append((push, len(data)))
             else:

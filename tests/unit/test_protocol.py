@@ -200,8 +200,9 @@ def test_pushes_round_trip() -> None:
 def test_a_push_says_where_a_copy_lies_and_what_of_it_is_certain() -> None:
     frames = [b"stream", bytes(5000), bytes(100)]
     value = encode_value(SIGNER, OID, ValueFlag.FRAMES, (pack_frames(frames),))
-    copy = Copy.of(value, PLACE._replace(size=len(value)))
-    results = [Pushed(5, 0, b"v"), Pushed(6, 1, copy), Pushed(7, 0, None)]
+    place = PLACE._replace(size=3 * len(value))
+    copy, other = Copy.of(value, place, 0), Copy.of(value, place, 2 * len(value))
+    results = [Pushed(5, 0, b"v"), Pushed(6, 1, copy), Pushed(7, 0, None), Pushed(8, 0, other)]
     push = decode_push(
         SIGNER, CALLER, encode_push(SIGNER, CALLER, ACTOR, Cursor(9), results, b"a memory")
     )
@@ -215,7 +216,7 @@ def test_a_push_says_where_a_copy_lies_and_what_of_it_is_certain() -> None:
 
 def test_all_of_a_copy_without_buffers_is_certain() -> None:
     value = encode_value(SIGNER, OID, 0, (b"x" * 9000,))
-    copy = Copy.of(value, PLACE._replace(size=len(value)))
+    copy = Copy.of(value, PLACE, 0)
     assert copy.certain == len(value)
     assert copy.fits(value)
     assert not copy.fits(value[:-1] + b"y")

@@ -50,6 +50,16 @@ def test_what_was_written_is_read(ring: Ring, reader: RingReader) -> None:
     assert reader.read(first) == b"onetwo"
 
 
+def test_a_part_of_a_record_is_read(ring: Ring, reader: RingReader) -> None:
+    place = ring.write((b"first", b"second", b"third"))
+    assert place is not None
+    assert reader.read(place, 5, 6) == b"second"
+    assert reader.read(place, 11, 5) == b"third"
+    assert reader.read(place, 11, 500) == b"third", "not what lies behind it"
+    ring.close()
+    assert reader.read(place._replace(serial=place.serial + 1), 5, 6) is None
+
+
 def test_a_record_stands_until_the_ring_comes_round(ring: Ring, reader: RingReader) -> None:
     places = [written(ring, bytes([n]) * 8 * KB) for n in range(40)]
     found = [reader.read(place) for place in places]
@@ -247,7 +257,7 @@ def rings(directory: Path, tmp_path: Path) -> Iterator[Rings]:
 
 def test_calls_and_results_have_rings_of_their_own(rings: Rings) -> None:
     call = rings.write_calls((b"message", b"buffer"), lambda: True)
-    result = rings.write_result(b"value")
+    result = rings.write_results((b"value",))
     assert call is not None
     assert result is not None
     assert call.name != result.name
@@ -257,17 +267,17 @@ def test_calls_and_results_have_rings_of_their_own(rings: Rings) -> None:
 
 def test_closed_rings_take_nothing(rings: Rings) -> None:
     rings.close()
-    assert rings.write_result(b"value") is None
+    assert rings.write_results((b"value",)) is None
     assert rings.write_calls((b"message",), lambda: True) is None
     assert not rings.carries_calls
 
 
 def test_a_fork_writes_nothing_into_its_parent_s_ring(rings: Rings) -> None:
-    place = rings.write_result(b"of the parent")
+    place = rings.write_results((b"of the parent",))
     assert place is not None
     pid = os.fork()
     if pid == 0:
-        wrote = rings.write_result(b"of the child")
+        wrote = rings.write_results((b"of the child",))
         rings.close()
         os._exit(0 if wrote is None else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
@@ -278,7 +288,7 @@ def test_rings_of_the_dead_are_swept(directory: Path, tmp_path: Path) -> None:
     pid = os.fork()
     if pid == 0:
         store = SharedMemoryStore("0" * 16, "dead", directory=directory, spill=tmp_path)
-        Rings(store).write_result(b"value")
+        Rings(store).write_results((b"value",))
         os._exit(0)
     os.waitpid(pid, 0)
     assert len(list(directory.iterdir())) == 2
@@ -289,7 +299,7 @@ def test_rings_of_the_dead_are_swept(directory: Path, tmp_path: Path) -> None:
 
 
 def test_rings_of_the_living_are_not_swept(rings: Rings, directory: Path) -> None:
-    place = rings.write_result(b"value")
+    place = rings.write_results((b"value",))
     assert place is not None
     assert sweep(directory, lambda _owner: False) == 0
     assert RingReader(directory).read(place) == b"value"
