@@ -33,6 +33,7 @@ from celery_actors.flat import Frame
 __all__ = [
     "Dumped",
     "deregister_serializer",
+    "dump_flat",
     "dump_flat_arguments",
     "dumps",
     "loads",
@@ -241,19 +242,23 @@ def dumps(value: Any, what: Callable[[], str], in_band: bool = False) -> Dumped:
     :raises SerializationError: something in the value can't be pickled; the message
         names it and where it sits.
     """
-    atom = flat.dump_atom(value)
-    if atom is not None:
-        return Dumped([atom])
-    if not in_band and not _serializers:
-        frames = flat.dump_array(value)
-        if frames is not None:
-            return Dumped(frames)
+    frames = None if in_band else dump_flat(value)
+    if frames is not None:
+        return Dumped(frames)
     dumped = Dumped()
     previous, _local.outgoing = _local.outgoing, dumped
     try:
         return _dump(value, dumped, what, in_band)
     finally:
         _local.outgoing = previous
+
+
+def dump_flat(value: Any) -> list[Frame] | None:
+    """Return the frames of a flat value (``flat.py``); ``None``: it is none."""
+    atom = flat.dump_atom(value)
+    if atom is not None:
+        return [atom]
+    return None if _serializers else flat.dump_array(value)
 
 
 def dump_flat_arguments(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Dumped | None:

@@ -27,7 +27,7 @@ from typing import NamedTuple
 from celery_actors.flat import Frame
 from celery_actors.ids import OBJECT_BYTES
 from celery_actors.protocol.calls import CallFlag
-from celery_actors.protocol.values import buffers_at, frame_lengths, pack_frames
+from celery_actors.protocol.values import buffers_at, frame_lengths, packed_frames
 
 __all__ = [
     "Form",
@@ -79,7 +79,7 @@ def encode_body(frames: Sequence[Frame], actors: Sequence[bytes]) -> bytes:
     head = _handles(actors)
     if len(frames) == 1:
         return b"".join((head, b"\0", frames[0]))
-    return b"".join((head, b"\1", pack_frames(frames)))
+    return b"".join((head, b"\1", *packed_frames(frames)))
 
 
 def encode_stored(oid: bytes, value: bytes, actors: Sequence[bytes]) -> bytes:
@@ -95,7 +95,7 @@ def set_apart(payload: bytes, flags: int) -> tuple[bytes, memoryview] | None:
     if flags & _TABLES or payload[:1] != b"\1":  # empty: a call that was cancelled
         return None
     end = buffers_at(payload, 1)
-    return b"".join((b"\3", memoryview(payload)[1:end])), memoryview(payload)[end:]
+    return b"\3" + payload[1:end], memoryview(payload)[end:]
 
 
 def is_apart(payload: bytes, flags: int) -> bool:

@@ -205,7 +205,7 @@ def encode_value(
     signer: Signer,
     oid: bytes,
     flags: int,
-    payload: Sequence[Buffer],
+    payload: Sequence[Frame],
     actors: Sequence[bytes] = (),
     objects: Sequence[bytes] = (),
 ) -> bytes:
@@ -224,7 +224,7 @@ def encode_value(
     return b"".join((signer.sign(_VALUE_KIND, oid, head, *payload), head, *payload))
 
 
-def encode_plain_value(signer: Signer, oid: bytes, stream: bytes) -> bytes:
+def encode_plain_value(signer: Signer, oid: bytes, stream: Frame) -> bytes:
     """As :func:`encode_value`, of a short pickle stream with no handle or ref in it."""
     return b"".join(
         (signer.sign(_VALUE_KIND, b"".join((oid, _NO_FLAGS, stream))), _NO_FLAGS, stream)

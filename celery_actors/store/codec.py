@@ -7,10 +7,9 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from typing_extensions import Buffer
-
 from celery_actors import serialization
 from celery_actors.exceptions import ActorsError, ObjectLostError, TamperedError, TaskError
+from celery_actors.flat import Frame
 from celery_actors.protocol.signing import SIGNATURE_BYTES, Signer
 from celery_actors.protocol.values import (
     Value,
@@ -28,7 +27,6 @@ from celery_actors.store.shm import Segment
 __all__ = ["Codec"]
 
 _DIGEST_BYTES = 16
-_SHORT = 4096
 
 
 class Codec:
@@ -48,7 +46,6 @@ class Codec:
         self._signer = signer
         self._write = write
         self._limit = limit
-        self._short = min(_SHORT, limit)
         self._read = read
         self.shares = True
         """False in a process beside which no node could serve its large values to others:
@@ -63,7 +60,7 @@ class Codec:
             # segment can run code.
             layout = segment.to_bytes()
             digest = hashlib.blake2b(frames[0], digest_size=_DIGEST_BYTES).digest()
-            payload: Sequence[Buffer] = (digest, layout)
+            payload: Sequence[Frame] = (digest, layout)
             flags |= ValueFlag.SHARED
         elif len(frames) > 1:
             payload = packed_frames(frames)
@@ -74,11 +71,13 @@ class Codec:
             self._signer, oid, flags, payload, tuple(dumped.actors), tuple(dumped.objects)
         )
 
-    def encode_atom(self, oid: bytes, stream: bytes) -> bytes:
-        """Return the stored form of a number, a string, … (``flat.dump_atom``)."""
-        if len(stream) > self._short:  # a long string
-            return self.encode(oid, Dumped([stream]))
-        return encode_plain_value(self._signer, oid, stream)
+    def encode_flat(self, oid: bytes, frames: list[Frame]) -> bytes:
+        """As :meth:`encode`, of a value in which nothing else is (``serialization.dump_flat``)."""
+        if sum(map(len, frames)) > self._limit:
+            return self.encode(oid, Dumped(frames))
+        if len(frames) > 1:
+            return encode_value(self._signer, oid, ValueFlag.FRAMES, packed_frames(frames))
+        return encode_plain_value(self._signer, oid, frames[0])
 
     def encode_error(self, oid: bytes, error: BaseException) -> bytes:
         """Return the stored form of an error; getting it raises."""
@@ -110,8 +109,12 @@ class Codec:
         :raises ObjectLostError: its segment is gone.
         :raises TamperedError: altered.
         """
-        if verified and not blob[SIGNATURE_BYTES]:  # no flags: the pickle follows
-            return serialization.loads([memoryview(blob)[SIGNATURE_BYTES + 1 :]])
+        if verified:  # most are of these forms
+            flags = blob[SIGNATURE_BYTES]
+            if flags == ValueFlag.NONE:
+                return serialization.loads([memoryview(blob)[SIGNATURE_BYTES + 1 :]])
+            if flags == ValueFlag.FRAMES:
+                return serialization.loads(unpack_frames(memoryview(blob)[SIGNATURE_BYTES + 1 :]))
         value = read_value(blob) if verified else decode_value(self._signer, oid, blob)
         loaded = serialization.loads(self._frames(oid, value))
         if not value.flags & ValueFlag.ERROR:

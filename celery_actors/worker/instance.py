@@ -145,8 +145,10 @@ class Instance:
         :param source: under which the call holds the actors whose handles are inside.
         :raises TaskError: a ref argument's value is an error: it becomes the call's.
         """
-        if not flags & _TABLES and payload[0] == Form.PLAIN:  # as most are
-            args, kwargs = serialization.loads((memoryview(payload)[1:],))
+        if not flags & _TABLES and payload[0] != Form.STORED:  # as most are
+            data = memoryview(payload)[1:]
+            framed = payload[0] == Form.FRAMES
+            args, kwargs = serialization.loads(unpack_frames(data) if framed else (data,))
             self._process.keep_borrowed()
             return args, kwargs
         decoded = decode_payload(payload, flags)

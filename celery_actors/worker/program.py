@@ -61,6 +61,9 @@ logger = logging.getLogger(__name__)
 _EXIT_CONSTRUCTOR = 3
 _UNCOMMITTED = 64  # calls that may run past the last commit (PROTOCOL, Flight recorder)
 _MOST_PREFETCH = 65_000
+# How long a thread may keep the GIL from another, in seconds; Python's own 5 ms are those of a
+# hundred calls and more, while which results would wait to be sent by the flusher.
+_SWITCH_INTERVAL = 0.001
 _ALL = sys.maxsize
 
 
@@ -135,6 +138,7 @@ class ActorProcess:
 
     def run(self) -> int:
         """Run until the actor is over; returns the exit status."""
+        sys.setswitchinterval(_SWITCH_INTERVAL)
         self.make_parts()
         self._resume()
         launch, executor, worker = self._launch, self._executor, self._worker

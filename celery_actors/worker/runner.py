@@ -13,7 +13,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from celery_actors import flat, serialization
+from celery_actors import serialization
 from celery_actors.exceptions import (
     ActorDiedError,
     ActorsError,
@@ -303,12 +303,12 @@ class Runner:
 
     def _results(self, run: Run, value: Any) -> tuple[Sequence[Result], BaseException | None]:
         call = run.call
-        atom = flat.dump_atom(value) if call.returns == 1 else None
-        if atom is not None:
-            oid = object_id(call.caller, call.task)
-            blob = self._process.codec.encode_atom(oid, atom)
-            return ((oid, call.task, 0, blob, False),), None
         try:
+            frames = serialization.dump_flat(value) if call.returns == 1 else None
+            if frames is not None:
+                oid = object_id(call.caller, call.task)
+                blob = self._process.codec.encode_flat(oid, frames)
+                return ((oid, call.task, 0, blob, False),), None
             # All of them before any is stored: stored values keep what is inside them, and
             # when one can't be pickled nobody will ever release the others.
             dumped = [self._dump(call, part) for part in self._values(run, value)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pickle
 from collections.abc import Callable
@@ -331,3 +332,24 @@ def test_the_signers_key_is_not_shown_and_does_not_pickle() -> None:
 def test_long_keys_count_whole() -> None:
     a, b = Signer(b"x" * 100), Signer(b"x" * 99 + b"y")
     assert a.sign(b"text") != b.sign(b"text")
+
+
+@pytest.mark.parametrize("size", [0, 1, 2047, 2048, 2049, 4094, 4095, 128 * 1024, 128 * 1024 + 1])
+def test_a_signature_is_over_all_bytes_however_they_are_split(size: int) -> None:
+    text = os.urandom(size)
+    signed = SIGNER.sign(b"kind", text)
+    for at in (0, 1, size // 2, size):
+        assert SIGNER.sign(b"kind", text[:at], memoryview(text)[at:]) == signed
+    for at in {0, size // 2, max(0, size - 1)} if size else ():
+        other = text[:at] + bytes([text[at] ^ 1]) + text[at + 1 :]
+        assert SIGNER.sign(b"kind", other) != signed
+    assert SIGNER.sign(b"kinds", text) != signed
+    assert SIGNER.sign(b"kind", text, b"x") != signed
+    assert Signer(b"K" * 32).sign(b"kind", text) != signed
+
+
+def test_no_signature_of_a_large_message_is_one_of_its_digest() -> None:
+    text = os.urandom(5000)
+    digest = hashlib.sha256(b"kind" + text).digest()
+    assert SIGNER.sign(digest) != SIGNER.sign(b"kind", text)
+    assert SIGNER.sign(b"", digest) != SIGNER.sign(b"kind", text)
