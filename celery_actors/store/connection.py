@@ -23,6 +23,8 @@ from celery_actors.exceptions import ConfigurationError, ConnectionFailed
 __all__ = ["RedisConnection", "connect_redis", "explain_redis", "open_redis", "refuse_cluster"]
 
 _MOST_CONNECTIONS = 10_000
+_MOST_PARTS = 1000  # in one sendmsg(): Linux takes 1,024
+_LARGE = 4096  # bytes of an argument that is not copied
 
 # Each connection would tell Redis which library it is of: two more round trips, and redis-py
 # parses its own metadata anew for them (1.5 ms of an actor's start, which connects twice).
@@ -151,11 +153,18 @@ class RedisConnection:
     def send_all(self, commands: Iterable[Sequence[Any]]) -> None:
         """Send commands in one go, without waiting for their replies.
 
+        Large arguments are not copied: a copy of some hundred kilobytes is fresh memory each time,
+        and to have it mapped costs more than to write it.
+
         :raises OSError: the connection is lost.
         """
         if self._sock is None:
             raise ConnectionResetError("not connected to Redis")
-        self._sock.sendall(b"".join([hiredis.pack_command(tuple(c)) for c in commands]))
+        parts: list[bytes | memoryview] = []
+        for command in commands:
+            _pack(command, parts)
+        for at in range(0, len(parts), _MOST_PARTS):
+            _send_parts(self._sock, parts[at : at + _MOST_PARTS])
 
     def reply(self, timeout: float | None = None) -> Any:
         """Wait for the next reply; an error reply is returned, not raised.
@@ -212,3 +221,30 @@ class RedisConnection:
         if self._sock is not None:
             self._sock.detach()
         self._connection = self._sock = None
+
+
+def _pack(command: Sequence[Any], parts: list[bytes | memoryview]) -> None:
+    """Append a command in Redis's protocol; its large arguments are parts of their own."""
+    large = [at for at, word in enumerate(command) if type(word) is bytes and len(word) >= _LARGE]
+    if not large:
+        parts.append(hiredis.pack_command(tuple(command)))
+        return
+    small = [b"*%d\r\n" % len(command)]
+    for word in command:
+        data = word if type(word) is bytes else str(word).encode()
+        small.append(b"$%d\r\n" % len(data))
+        if len(data) < _LARGE:
+            small += (data, b"\r\n")
+        else:
+            parts += (b"".join(small), data)
+            small = [b"\r\n"]
+    parts.append(b"".join(small))
+
+
+def _send_parts(sock: socket.socket, parts: list[bytes | memoryview]) -> None:
+    sent = sock.sendmsg(parts)
+    for at, part in enumerate(parts):
+        if sent < len(part):  # a signal came in between
+            sock.sendall(b"".join((memoryview(part)[sent:], *parts[at + 1 :])))
+            return
+        sent -= len(part)
