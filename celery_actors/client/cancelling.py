@@ -108,7 +108,7 @@ def _withdraw(process: Process, box: Outbox, call: PendingCall) -> None:
     call.flags = call.flags & CallFlag.STORE_NOTHING | CallFlag.CANCELLED
     call.payload, call.options, call.arguments, call.carried = b"", b"", (), ()
     call.holding = False
-    call.kept.clear()
+    call.kept = ()
 
 
 def withdraw_waiting(process: Process, executor: bytes) -> None:

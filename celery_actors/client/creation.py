@@ -88,7 +88,7 @@ def create_actor(process: Process, spec: ActorSpec) -> str | None:
 def begin_actor(
     process: Process,
     actor: bytes,
-    kept: list[Any],
+    kept: Sequence[Any],
     carried: Iterable[bytes],
     class_name: str,
     restarts: bool,

@@ -139,7 +139,7 @@ class Executors:
         yet, and it may run more than once.
         """
         holds = [self._process.hold(actor) for actor in dumped.actors]
-        call.kept.extend(hold for hold in holds if hold is not None)
+        call.kept = (*call.kept, *(hold for hold in holds if hold is not None))
 
     def _make_ready(self, pool: Pool, call: PendingCall) -> None:
         process = self._process
@@ -229,7 +229,7 @@ class Executors:
         pool.ready.clear()
         for call in ready:
             self._give_up(call, error)
-            call.kept.clear()
+            call.kept = ()
             call.arguments = ()
             for entry in call.entries:
                 if entry.refs <= 0:

@@ -120,7 +120,7 @@ class Pool:
             call = self.ready[0]
             if not call.is_unsettled:  # it was cancelled where it waited, before it was taken back
                 self.ready.popleft()
-                call.kept.clear()
+                call.kept = ()
                 call.arguments = ()
                 continue
             lease = self._lease_for(call)

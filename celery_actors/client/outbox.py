@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import takewhile
 from time import monotonic
 from typing import Any
@@ -63,7 +63,7 @@ class PendingCall:
     entries: tuple[Entry, ...]
     flags: int = 0
     returns: int = 1
-    kept: list[Any] = field(default_factory=list)
+    kept: Sequence[Any] = ()
     arguments: tuple[Entry, ...] = ()
     holding: bool = False
     carried: tuple[bytes, ...] = ()
@@ -242,7 +242,7 @@ class Outbox:
             if entry.state is _PENDING:  # finished, but nothing was stored or its push was lost
                 self._objects.settle(entry, ObjectState.STORED)
         if call.kept:
-            call.kept.clear()
+            call.kept = ()
         if call.arguments:
             call.arguments = ()
         if call.on_done is not None:
@@ -275,7 +275,7 @@ class Outbox:
                 continue
             for entry in call.entries:
                 self._objects.settle(entry, ObjectState.FAILED, error=error)
-            call.kept.clear()
+            call.kept = ()
             call.arguments = ()
             if call.on_done is not None:
                 call.on_done(call)

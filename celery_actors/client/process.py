@@ -126,7 +126,7 @@ class Process:
         # Taken before `lock`.
         self._borrowing = threading.Lock()
         self.inherited: list[Hold | None] = []
-        self.kept_for_restarts: dict[bytes, list[Any]] = {}
+        self.kept_for_restarts: dict[bytes, Sequence[Any]] = {}
         """By actor: what the arguments of its constructor keep alive, which may run again."""
         self.on_blocked: Callable[[], Callable[[], None]] | None = None
         """Set in actor processes: gives the CPU back while a call waits in ``get``."""

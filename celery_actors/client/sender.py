@@ -42,7 +42,7 @@ class Sender:
     def __init__(self, process: Process) -> None:
         self._p = process
 
-    def payload(self, dumped: Dumped, inline: bool = False) -> tuple[bytes, int, list[Any]]:
+    def payload(self, dumped: Dumped, inline: bool = False) -> tuple[bytes, int, Sequence[Any]]:
         """Return the payload for pickled arguments, its flags, and what it keeps alive.
 
         :param inline: not by way of shared memory, however large: it has to outlive nodes.
@@ -51,18 +51,17 @@ class Sender:
         if len(frames) == 1 and not dumped.kept and not dumped.actors:
             stream = frames[0]
             if isinstance(stream, bytes) and len(stream) <= self._p.settings.shared_memory_limit:
-                return b"\0" + stream, CallFlag.NONE, []  # as encode_body would
+                return b"\0" + stream, CallFlag.NONE, ()  # as encode_body would
         actors = tuple(dumped.actors)
         flags = CallFlag.HANDLES if actors else CallFlag.NONE
-        kept = list(dumped.kept)
+        kept = tuple(dumped.kept)
         if inline or dumped.nbytes <= self._p.settings.shared_memory_limit:
             return encode_body(dumped.frames, actors), flags, kept
         # Large arguments lie in shared memory until the call is resolved.
         plain = Dumped(frames=dumped.frames)
         entry = self._p.put(plain, stored=False)
         assert entry.blob is not None
-        kept.append(_Pinned(entry))
-        return encode_stored(entry.oid, entry.blob, actors), flags, kept
+        return encode_stored(entry.oid, entry.blob, actors), flags, (*kept, _Pinned(entry))
 
     def call(
         self,
@@ -139,19 +138,21 @@ class Sender:
         under way gather until a batch is full, the last one left a while ago, somebody
         waits, or the background thread comes to send them, whichever is first.
         """
+        process = self._p
         idle = box.idle
         box.add(call, sequence)
-        for entry in call.arguments:
-            if entry.pending and box.blocked:
-                if entry.on_settled is None:
-                    entry.on_settled = []
-                entry.on_settled.append(lambda: self.unblock(box))
+        if call.arguments and box.blocked:
+            for entry in call.arguments:
+                if entry.pending:
+                    if entry.on_settled is None:
+                        entry.on_settled = []
+                    entry.on_settled.append(lambda: self.unblock(box))
         if not box.unsent:
             return False
-        if not self._p.dirty and not idle:
-            self._p.listener.wake()
-        self._p.dirty[box] = None
-        if idle or len(box.unsent) >= self._p.settings.batch_calls:
+        if not process.dirty and not idle:
+            process.listener.wake()
+        process.dirty[box] = None
+        if idle or len(box.unsent) >= process.settings.batch_calls:
             return True
         return monotonic() - box.last_taken > _GATHER
 

@@ -22,7 +22,6 @@ import hashlib
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import redis
@@ -83,6 +82,7 @@ class Committer:
         self._results = results
         self._connection = RedisConnection(client)
         self._source = script("commit")
+        self._sha = hashlib.sha1(self._source).hexdigest()
         self._record_key = record_key
         self._actor = actor
         self._cursors = results.cursors(actor)
@@ -92,10 +92,6 @@ class Committer:
         self._number = 0
         self._in_flight: _Prepared | None = None
         self._answers = 0  # that are to come for it
-
-    @cached_property
-    def _sha(self) -> str:
-        return hashlib.sha1(self._source).hexdigest()
 
     @property
     def in_flight(self) -> bool:
@@ -136,7 +132,7 @@ class Committer:
         self._in_flight = self._prepare(commit)
         try:
             self._transmit(self._in_flight)
-        except OSError:
+        except (OSError, redis.ConnectionError):
             self._connection.close()  # finish() connects again and repeats it
 
     def finish(self) -> None:
@@ -169,7 +165,7 @@ class Committer:
             if answer == b"OK":
                 self._in_flight = None
                 return
-            if "LOADING" in text or "MASTERDOWN" in text:
+            if _is_away(text):
                 self._connection.close()
                 _wait_for_redis()
                 continue
@@ -193,8 +189,7 @@ class Committer:
             self._answers = 1
             return
         if not self._watching:
-            self._connection.send_all(self._watch)
-            self._watched([self._connection.reply() for _ in self._watch])
+            self._look_at_record()
         commands = (("MULTI",), *commit.beside, command, ("EXEC",), *self._watch)
         self._connection.send_all(commands)
         self._answers = len(commands)
@@ -204,20 +199,28 @@ class Committer:
         answers = [self._connection.reply() for _ in range(self._answers)]
         if len(answers) == 1:
             return answers[0]
-        *_, executed, watch, held = answers
-        self._watching = False
-        for answer in answers:
+        *_, executed, _, held = answers
+        self._watching = held == self._incarnation.encode()
+        for answer in (*answers, *(executed or ())):
             if isinstance(answer, Exception):
                 return answer
-        self._watched([watch, held])
         return None if executed is None else executed[-1]
 
-    def _watched(self, answers: Sequence[Any]) -> None:
-        held = answers[-1]
-        if isinstance(held, bytes) and held.decode() == self._incarnation:
-            self._watching = True
-            return
-        raise self._refused(f"incarnation {held!r}")
+    def _look_at_record(self) -> None:
+        """Watch the record.
+
+        :raises CommitRefused: it is another incarnation's.
+        :raises redis.ConnectionError: Redis can't be asked now.
+        """
+        self._connection.send_all(self._watch)
+        for held in [self._connection.reply() for _ in self._watch]:
+            if isinstance(held, Exception):
+                if _is_away(str(held)):
+                    raise redis.ConnectionError(str(held))
+                raise self._refused(str(held))
+        self._watching = held == self._incarnation.encode()
+        if not self._watching:
+            raise self._refused(f"the record's incarnation is {(held or b'none').decode()}")
 
     def _refused(self, why: str) -> CommitRefused:
         return CommitRefused(
@@ -273,6 +276,11 @@ class Committer:
         for task_id, value in commit.plain:
             arguments += (f"celery-task-meta-{task_id}", results.ttl_ms // 1000, value)
         return _Prepared(arguments, commands)
+
+
+def _is_away(error: str) -> bool:
+    """Whether Redis will answer otherwise soon: it starts, or has no master at the moment."""
+    return "LOADING" in error or "MASTERDOWN" in error
 
 
 def _wait_for_redis() -> None:

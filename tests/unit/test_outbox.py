@@ -104,7 +104,7 @@ def test_nothing_leaves_before_the_actor_is_created(box: Outbox, objects: Object
 def test_resolving_frees_the_window_and_wakes_who_waits_for_it(
     box: Outbox, objects: ObjectTable
 ) -> None:
-    calls = [add(box, objects, sequence, kept=["kept"]) for sequence in (1, 2, 3)]
+    calls = [add(box, objects, sequence, kept=("kept",)) for sequence in (1, 2, 3)]
     assert box.is_full(3, 10_000)
     assert box.is_full(100, box.bytes)
     assert not box.is_full(4, 10_000)
@@ -118,7 +118,7 @@ def test_resolving_frees_the_window_and_wakes_who_waits_for_it(
         ObjectState.STORED,
         ObjectState.PENDING,
     ]
-    assert [call.kept for call in calls] == [[], [], ["kept"]]
+    assert [call.kept for call in calls] == [(), (), ("kept",)]
     assert box.floor == 3
     assert box.bytes == calls[2].size
     assert box.resolve_through(Cursor(2)) == []
