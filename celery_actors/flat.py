@@ -12,6 +12,7 @@ arguments with the same array twice go through the pickler.
 
 from __future__ import annotations
 
+import copyreg
 import pickle
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -27,6 +28,9 @@ Frame = bytes | memoryview
 _REMEMBERED = frozenset((str, bytes))
 _ATOMS = frozenset((int, float, bool, str, bytes, type(None)))
 _LONG = 4096  # of strings and bytes: those go through the pickler, which copies them once less
+
+# The letters of numpy's own; of others', and other byte orders, buffers may know nothing.
+_NUMBERS = "?bBhHiIlLqQefdgFDG"
 
 _PROTOCOL = b"\x80\x05"
 _MARK, _TUPLE, _PAIR = b"(", b"t", b"\x86"
@@ -49,7 +53,7 @@ def dump_atom(value: Any) -> bytes | None:
 def dump_array(value: Any) -> list[Frame] | None:
     """Return the frames of an array: the pickle stream and its buffer.
 
-    ``None``: it is something else, an array of objects, records or times, one that isn't
+    ``None``: it is something else, an array of anything but this machine's numbers, one that isn't
     contiguous, or of a class derived from numpy's.
     """
     if not _is_array(value):
@@ -76,7 +80,7 @@ def dump_arguments(args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Frame
     if kwargs:
         stream.append(_MARK)
         for name, value in kwargs.items():
-            opcodes = _of_argument(value, arrays)
+            opcodes = _of_argument(value, arrays) if type(name) is str else None
             if opcodes is None:
                 return None
             stream += (_of_atom(name), opcodes)
@@ -110,12 +114,18 @@ def _bytes_of(array: Any) -> memoryview:  # a buffer, though numpy's types don't
 
 def _is_array(value: Any) -> TypeGuard[numpy.ndarray[Any, Any]]:
     kind = type(value)  # by its name: numpy is not imported for it
-    return kind.__name__ == "ndarray" and kind.__module__ == "numpy"
+    return (
+        kind.__name__ == "ndarray"
+        and kind.__module__ == "numpy"
+        and kind not in copyreg.dispatch_table
+    )
 
 
 def _opcodes(array: numpy.ndarray[Any, Any]) -> bytes | None:
     dtype, flags = array.dtype, array.flags
-    if dtype.kind not in "biufc" or dtype.metadata is not None or not flags.forc:
+    if dtype.char not in _NUMBERS or not dtype.isnative or dtype.metadata is not None:
+        return None
+    if not flags.forc:
         return None
     return _made_of_buffer(dtype.str, array.shape, not flags.c_contiguous, flags.writeable)
 

@@ -1,9 +1,9 @@
-"""The message with calls, as it lies in an actor's mailbox.  Version 1.
+"""The message with calls, as it lies in an actor's mailbox.  Version 2.
 
 One AMQP message carries one or many calls of one caller to one actor, in order.
 All integers are big-endian.  ::
 
-    0   4   b"CAM1"                       magic and version
+    0   4   b"CAM2"                       magic and version
     4   16  signature                     over b"calls" and everything after it
     20  16  actor id
     36  8   caller id
@@ -46,7 +46,7 @@ __all__ = [
 CALLS_TASK = "celery_actors.calls"
 CONTENT_TYPE = "application/x-celery-actors"
 
-_MAGIC = b"CAM1"
+_MAGIC = b"CAM2"
 _KIND = b"calls"
 _HEAD = Struct(">16s8sQH")
 _CALL = Struct(">QQQBHBI")

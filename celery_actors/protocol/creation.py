@@ -1,9 +1,9 @@
 """The creation of an actor or executor: kept in its record, signed, read by its process.
 
-``b"CAC1"``, a 16-byte signature over ``b"creation"``, the actor's id and the rest, then a
+``b"CAC2"``, a 16-byte signature over ``b"creation"``, the actor's id and the rest, then a
 pickled :class:`Creation`.  A definition (a pickled class or function) is
-``b"CAD1"``, a signature over ``b"definition"`` and the rest, then the pickle.  What handles
-to an actor are made from, where it is found by its name, is ``b"CAH1"``, a signature over
+``b"CAD2"``, a signature over ``b"definition"`` and the rest, then the pickle.  What handles
+to an actor are made from, where it is found by its name, is ``b"CAH2"``, a signature over
 ``b"handle"``, the actor's id and the rest, then a pickle.
 """
 
@@ -29,9 +29,9 @@ __all__ = [
     "encode_handle",
 ]
 
-_CREATION = (b"CAC1", b"creation")
-_DEFINITION = (b"CAD1", b"definition")
-_HANDLE = (b"CAH1", b"handle")
+_CREATION = (b"CAC2", b"creation")
+_DEFINITION = (b"CAD2", b"definition")
+_HANDLE = (b"CAH2", b"handle")
 
 
 @dataclass(frozen=True, slots=True)

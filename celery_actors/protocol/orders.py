@@ -1,6 +1,6 @@
 """Orders: the few messages that are not calls, to a node worker or into a mailbox.
 
-A body is ``b"CAO1"``, a 16-byte signature over ``b"order"``, the queue's name and the
+A body is ``b"CAO2"``, a 16-byte signature over ``b"order"``, the queue's name and the
 rest, then the order as JSON.  Bound to the queue's name, an order can't be replayed to
 another node or actor.  To repeat one in its own queue is harmless: orders only make
 their receiver look at the record in Redis.
@@ -18,7 +18,7 @@ from celery_actors.protocol.signing import SIGNATURE_BYTES, Signer
 __all__ = ["ORDER_TASK", "Order", "OrderKind", "decode_order", "encode_order", "is_order"]
 
 ORDER_TASK = "celery_actors.order"
-_MAGIC = b"CAO1"
+_MAGIC = b"CAO2"
 _KIND = b"order"
 
 

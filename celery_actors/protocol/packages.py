@@ -1,6 +1,6 @@
 """Packages of files, stored once a job in signed chunks.
 
-A chunk is ``b"CAP1"``, a 16-byte signature over ``b"package"``, the package's digest, the
+A chunk is ``b"CAP2"``, a 16-byte signature over ``b"package"``, the package's digest, the
 chunk's index and the number of chunks, and the bytes; then the bytes.  The digest is that
 of the whole package, and a signed creation names it: a package can't be put in another's
 place, nor a chunk left out.
@@ -17,7 +17,7 @@ from celery_actors.protocol.signing import SIGNATURE_BYTES, Signer
 __all__ = ["CHUNK_BYTES", "decode_chunk", "encode_chunk", "package_hash"]
 
 CHUNK_BYTES = 1 << 20
-_MAGIC = b"CAP1"
+_MAGIC = b"CAP2"
 _KIND = b"package"
 _PLACE = struct.Struct(">II")
 

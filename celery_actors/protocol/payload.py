@@ -1,4 +1,4 @@
-"""The payload of a call: its arguments.  Version 1, integers big-endian.  ::
+"""The payload of a call: its arguments.  Version 2, integers big-endian.  ::
 
     when OPTIONS:    2 length, then celery_actors.protocol.call_options
     when ARGUMENTS:  2 count, then for each ref argument at top level:

@@ -8,7 +8,7 @@ A *place*::
 A *notice* stands in a mailbox for a message with calls (celery_actors.protocol.calls), which lies,
 signed as always, at a place that the actor may read::
 
-    0   4   b"CAN1"
+    0   4   b"CAN2"
     4   16  signature    over b"notice", the actor id and everything after it
     20  8   caller id
     28  8   sequence of its last call
@@ -38,7 +38,7 @@ __all__ = [
     "is_notice",
 ]
 
-_MAGIC = b"CAN1"
+_MAGIC = b"CAN2"
 _KIND = b"notice"
 _PLACE = Struct(">BQQI")
 _BODY_AT = len(_MAGIC) + SIGNATURE_BYTES

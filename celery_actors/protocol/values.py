@@ -1,4 +1,4 @@
-"""Stored values and pushes: what comes back from a call.  Version 1.
+"""Stored values and pushes: what comes back from a call.  Version 2.
 
 A *value* (result of a call, object that was put) is stored and pushed in this form,
 integers big-endian::

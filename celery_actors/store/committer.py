@@ -8,12 +8,16 @@ twice, which for 8 KB costs Redis three times what it costs to store them.  So w
 many bytes, its large values are written by plain commands in one transaction with the script::
 
     WATCH record, HGET record incarnation      (sent behind the transaction before)
-    MULTI, HSET … for each hash, the script, EXEC
+    MULTI, HSET … and PEXPIRE for each hash, the script, EXEC
 
 Redis executes none of it if the record was changed since it was watched (``EXEC`` answers nil),
 and the incarnation that was read then is compared here before it is sent: so nothing is stored
 for an incarnation that is no longer the actor, as without a transaction.  The record changes
 seldom; the commit is then sent once more.
+
+What is stored beside the script is stored also when that finds a repeat, or refuses a number: the
+same values once more, or such as no cursor covers and nobody was told of.  They go when their time
+is over.
 """
 
 from __future__ import annotations
@@ -91,7 +95,8 @@ class Committer:
         self._watching = False  # and the incarnation that was read then is this one
         self._number = 0
         self._in_flight: _Prepared | None = None
-        self._answers = 0  # that are to come for it
+        self._expected = 0  # answers to it
+        self._answers: list[Any] = []  # that have come
 
     @property
     def in_flight(self) -> bool:
@@ -100,14 +105,19 @@ class Committer:
 
     @property
     def ready(self) -> bool:
-        """Whether :meth:`finish` would not wait (long: the first of its answers is here)."""
+        """Whether :meth:`finish` would not wait."""
+        connection, answers = self._connection, self._answers
         try:
-            return not self._connection.is_open or self._connection.readable()
+            while connection.is_open and len(answers) < self._expected:
+                if not connection.readable():
+                    return False
+                answers += connection.replies()
         except OSError:
-            return True
+            connection.close()  # finish() connects again
+        return True
 
     def wait_for_answer(self) -> None:
-        """Wait, with no lock held, until :meth:`finish` would not; another may finish first."""
+        """Wait, with no lock held, for the first of the answers; another may finish first."""
         if self._in_flight is not None:
             try:
                 self._connection.readable(None)
@@ -134,6 +144,9 @@ class Committer:
             self._transmit(self._in_flight)
         except (OSError, redis.ConnectionError):
             self._connection.close()  # finish() connects again and repeats it
+        except BaseException:  # cut short: what Redis has of it is not known
+            self._connection.close()
+            raise
 
     def finish(self) -> None:
         """Read the answer of the commit in flight; after a lost connection, repeat it.
@@ -162,6 +175,9 @@ class Committer:
                     _wait_for_redis()
                     continue
                 raise
+            except BaseException:
+                self._connection.close()
+                raise
             if answer == b"OK":
                 self._in_flight = None
                 return
@@ -179,29 +195,36 @@ class Committer:
     def _connect(self) -> None:
         self._connection.open()
         self._watching = False
+        # So that the script is hardly ever unknown: values beside it would be stored without it.
+        self._connection.send("SCRIPT", "LOAD", self._source)
+        self._connection.reply()
 
     def _transmit(self, commit: _Prepared, whole: bool = False) -> None:
         """Send a commit; :param whole: the script itself, which Redis doesn't know."""
         name = ("EVAL", self._source) if whole else ("EVALSHA", self._sha)
         command = (*name, 0, *commit.arguments)
+        self._answers = []
         if not commit.beside:
+            self._expected = 1
             self._connection.send(*command)
-            self._answers = 1
             return
         if not self._watching:
             self._look_at_record()
         commands = (("MULTI",), *commit.beside, command, ("EXEC",), *self._watch)
+        self._expected = len(commands)
         self._connection.send_all(commands)
-        self._answers = len(commands)
 
     def _answer(self) -> Any:
         """Return what the script answered, or an error; ``None``: the record was changed."""
-        answers = [self._connection.reply() for _ in range(self._answers)]
+        answers = self._answers
+        while len(answers) < self._expected:
+            answers.append(self._connection.reply())
         if len(answers) == 1:
             return answers[0]
         *_, executed, _, held = answers
         self._watching = held == self._incarnation.encode()
-        for answer in (*answers, *(executed or ())):
+        inside = executed if isinstance(executed, list) else ()
+        for answer in (*answers, *inside):
             if isinstance(answer, Exception):
                 return answer
         return None if executed is None else executed[-1]
@@ -260,14 +283,14 @@ class Committer:
             len(commit.pushes),
             len(commit.plain),
         ]
-        commands = []
+        commands: list[Sequence[Any]] = []
         for (caller, block), (given, beside) in blocks.items():
             key = results.block(caller, block << BLOCK_BITS)
             arguments += (key, results.waiters(caller), len(given) // 2, len(beside) // 2)
             arguments += given
             arguments += beside[::2]
             if beside:
-                commands.append(("HSET", key, *beside))
+                commands += (("HSET", key, *beside), ("PEXPIRE", key, results.ttl_ms))
         for cursor in commit.cursors.items():
             arguments.extend(cursor)
         for channel, payload in commit.pushes:

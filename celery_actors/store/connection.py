@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import select
 import socket
+import ssl
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any, cast
@@ -24,7 +25,7 @@ __all__ = ["RedisConnection", "connect_redis", "explain_redis", "open_redis", "r
 
 _MOST_CONNECTIONS = 10_000
 _MOST_PARTS = 1000  # in one sendmsg(): Linux takes 1,024
-_LARGE = 4096  # bytes of an argument that is not copied
+_UNCOPIED = 4096  # bytes of an argument that stays where it is
 
 # Each connection would tell Redis which library it is of: two more round trips, and redis-py
 # parses its own metadata anew for them (1.5 ms of an actor's start, which connects twice).
@@ -160,9 +161,12 @@ class RedisConnection:
         """
         if self._sock is None:
             raise ConnectionResetError("not connected to Redis")
-        parts: list[bytes | memoryview] = []
+        parts: list[bytes] = []
         for command in commands:
             _pack(command, parts)
+        if isinstance(self._sock, ssl.SSLSocket):  # takes no parts
+            self._sock.sendall(b"".join(parts))
+            return
         for at in range(0, len(parts), _MOST_PARTS):
             _send_parts(self._sock, parts[at : at + _MOST_PARTS])
 
@@ -223,17 +227,16 @@ class RedisConnection:
         self._connection = self._sock = None
 
 
-def _pack(command: Sequence[Any], parts: list[bytes | memoryview]) -> None:
+def _pack(command: Sequence[Any], parts: list[bytes]) -> None:
     """Append a command in Redis's protocol; its large arguments are parts of their own."""
-    large = [at for at, word in enumerate(command) if type(word) is bytes and len(word) >= _LARGE]
-    if not large:
+    if not any(type(word) is bytes and len(word) >= _UNCOPIED for word in command):
         parts.append(hiredis.pack_command(tuple(command)))
         return
     small = [b"*%d\r\n" % len(command)]
     for word in command:
         data = word if type(word) is bytes else str(word).encode()
         small.append(b"$%d\r\n" % len(data))
-        if len(data) < _LARGE:
+        if len(data) < _UNCOPIED:
             small += (data, b"\r\n")
         else:
             parts += (b"".join(small), data)
@@ -241,10 +244,10 @@ def _pack(command: Sequence[Any], parts: list[bytes | memoryview]) -> None:
     parts.append(b"".join(small))
 
 
-def _send_parts(sock: socket.socket, parts: list[bytes | memoryview]) -> None:
+def _send_parts(sock: socket.socket, parts: list[bytes]) -> None:
     sent = sock.sendmsg(parts)
     for at, part in enumerate(parts):
-        if sent < len(part):  # a signal came in between
+        if sent < len(part):  # a signal came in between, or it is more than the system takes
             sock.sendall(b"".join((memoryview(part)[sent:], *parts[at + 1 :])))
             return
         sent -= len(part)

@@ -35,11 +35,10 @@ from struct import Struct
 from time import monotonic
 from typing import Final, NamedTuple
 
+from celery_actors.flat import Frame
 from celery_actors.protocol.places import Place
 from celery_actors.store.machine import boot_id
 from celery_actors.store.segment import is_ring
-
-Buffer = bytes | memoryview
 
 __all__ = ["NO_MEMORY", "SUPPORTED", "Ring", "RingReader", "memory_id"]
 
@@ -115,7 +114,7 @@ class Ring:
         self._records: deque[_Record] = deque()  # whose heads stand, oldest first
 
     def write(
-        self, parts: Sequence[Buffer], needed: Callable[[], bool] | None = None
+        self, parts: Sequence[Frame], needed: Callable[[], bool] | None = None
     ) -> Place | None:
         """Write a record.
 

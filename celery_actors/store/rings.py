@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 
+from celery_actors.flat import Frame
 from celery_actors.protocol.places import Place
-from celery_actors.store.ring import NO_MEMORY, SUPPORTED, Buffer, Ring, RingReader, memory_id
+from celery_actors.store.ring import NO_MEMORY, SUPPORTED, Ring, RingReader, memory_id
 from celery_actors.store.shm import SharedMemoryStore
 
 __all__ = ["Rings"]
@@ -39,7 +40,7 @@ class Rings:
         """Whether a process with that memory can read what this one writes."""
         return memory == self.memory != NO_MEMORY
 
-    def write_calls(self, parts: Sequence[Buffer], needed: Callable[[], bool]) -> Place | None:
+    def write_calls(self, parts: Sequence[Frame], needed: Callable[[], bool]) -> Place | None:
         """Write a message with calls.  Called with the mailbox's lock held.
 
         :param parts: the message, then its calls' buffers.

@@ -32,8 +32,9 @@ EXIT_REFUSED = 75
 
 #: So many results gather behind a commit before its answer is looked for once more.
 _LOOK_EVERY = 16
-# Larger values would push too many others out of the ring.
+# Larger values, or more at once, would push too many others out of the ring.
 _MOST_COPIED = 256 * 1024
+_MOST_COPIED_AT_ONCE = 1024 * 1024
 
 
 class Finished:
@@ -210,23 +211,22 @@ class Commits:
 
     def _push(self, caller: bytes, cursor: Cursor, results: Sequence[Result]) -> bytes:
         limit = self._inline_limit
-        copied = [
-            value
-            for _, _, _, value, whole in results
-            if limit < len(value) <= _MOST_COPIED and not whole
-        ]
-        place = self._rings.write_results(copied) if copied else None
+        offsets: dict[int, int] = {}  # in the ring's record, by the place among the results
+        size = 0
+        for number, (_, _, _, value, whole) in enumerate(results):
+            most = min(_MOST_COPIED, _MOST_COPIED_AT_ONCE - size)
+            if not whole and limit < len(value) <= most:
+                offsets[number] = size
+                size += len(value)
+        place = self._rings.write_results([results[n][3] for n in offsets]) if offsets else None
         pushed: list[tuple[int, int, bytes | Copy | None]] = []
-        at = 0
-        for _, task, index, value, whole in results:
-            size = len(value)
-            if whole or size <= limit:
+        for number, (_, task, index, value, whole) in enumerate(results):
+            if whole or len(value) <= limit:
                 pushed.append((task, index, value))
-            elif place is None or size > _MOST_COPIED:
+            elif place is None or number not in offsets:
                 pushed.append((task, index, None))
             else:
-                pushed.append((task, index, Copy.of(value, place, at)))
-                at += size
+                pushed.append((task, index, Copy.of(value, place, offsets[number])))
         memory = self._rings.memory
         return encode_push(self._signer, caller, self._actor, cursor, pushed, memory)
 

@@ -170,8 +170,12 @@ class TaskExecutor(Executor):
     def _interrupted(self, _number: int, _frame: Any) -> None:
         run = current_run.get()
         # Else it came after the end of the task that was to be interrupted.
-        if run is not None and run.cancelled and not run.over:
-            raise KeyboardInterrupt
+        if run is None or not run.cancelled or run.over:
+            return
+        if run.shielded:
+            run.interrupted = True
+            return
+        raise KeyboardInterrupt
 
     def _begun(self, run: Run) -> None:
         main = threading.get_ident()

@@ -16,7 +16,6 @@ from celery_actors.protocol.calls import CallFlag
 from celery_actors.protocol.creation import Creation, decode_definition
 from celery_actors.protocol.payload import (
     Form,
-    Payload,
     RefArgument,
     decode_payload,
     encode_body,
@@ -145,15 +144,14 @@ class Instance:
         :param source: under which the call holds the actors whose handles are inside.
         :raises TaskError: a ref argument's value is an error: it becomes the call's.
         """
-        if not flags & _TABLES and payload[0] != Form.STORED:  # as most are
-            data = memoryview(payload)[1:]
-            framed = payload[0] == Form.FRAMES
-            args, kwargs = serialization.loads(unpack_frames(data) if framed else (data,))
+        if not flags & _TABLES:  # as most are
+            frames = self._frames(payload[0], memoryview(payload)[1:])
+            args, kwargs = serialization.loads(frames)
             self._process.keep_borrowed()
             return args, kwargs
         decoded = decode_payload(payload, flags)
         holds = self._process.admit(source, decoded.actors) if decoded.actors else None
-        args, kwargs = serialization.loads(self._frames(decoded))
+        args, kwargs = serialization.loads(self._frames(decoded.form, decoded.data))
         del holds  # by now the handles share them
         if flags & CallFlag.ARGUMENTS:
             values = [self._value(oid, blob) for oid, blob in decoded.arguments]
@@ -164,12 +162,12 @@ class Instance:
         self._process.keep_borrowed()
         return args, kwargs
 
-    def _frames(self, payload: Payload) -> list[memoryview]:
-        if payload.form == Form.PLAIN:
-            return [payload.data]
-        if payload.form == Form.FRAMES:
-            return unpack_frames(payload.data)
-        oid, blob = split_stored(payload.data)
+    def _frames(self, form: int, data: memoryview) -> list[memoryview]:
+        if form == Form.PLAIN:
+            return [data]
+        if form == Form.FRAMES:
+            return unpack_frames(data)
+        oid, blob = split_stored(data)
         return self._process.codec.frames(oid, blob)
 
     def _value(self, oid: bytes, blob: bytes | None) -> Any:

@@ -13,6 +13,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from queue import SimpleQueue
 from typing import Any
@@ -51,7 +52,7 @@ from celery_actors.worker.plain_calls import PlainCalls
 from celery_actors.worker.prepared import Prepared
 from celery_actors.worker.progress import ConcurrentProgress, Progress
 from celery_actors.worker.recorder import Recorder
-from celery_actors.worker.runner import Runner, current_run, task_error
+from celery_actors.worker.runner import Runner, current_run, shielded, task_error
 from celery_actors.worker.threads import ThreadedExecutor
 
 __all__ = ["run"]
@@ -188,7 +189,10 @@ class ActorProcess:
         return self._commits.value(oid)
 
     def _settle(self) -> None:
-        self._commits.settle()
+        """Wait, within a call that needs them, until earlier results are committed."""
+        run = current_run.get()
+        with shielded(run) if run is not None else nullcontext():
+            self._commits.settle()
 
     def make_parts(self) -> None:
         """Make what runs and commits calls; nothing is connected or started."""

@@ -8,7 +8,8 @@ from __future__ import annotations
 import logging
 import time
 import traceback
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from celery_actors.client.process import Process
     from celery_actors.worker.recorder import Recorder
 
-__all__ = ["SPECIAL", "Run", "Runner", "current_run", "task_error"]
+__all__ = ["SPECIAL", "Run", "Runner", "current_run", "shielded", "task_error"]
 
 logger = logging.getLogger(__name__)
 
@@ -87,6 +88,8 @@ class Run(RunningCall):
     options = DEFAULT_OPTIONS
     over = False
     since = 0.0
+    shielded = False  # results of it are being committed
+    interrupted = False  # meanwhile
 
     def __init__(self, call: Call, describe: Callable[[str], str]) -> None:
         self.key = (call.caller, call.task)
@@ -102,6 +105,24 @@ class Run(RunningCall):
     def function(self) -> str:
         """What runs, for people: ``Counter.increment``."""
         return self.describe(self.call.method)
+
+
+@contextmanager
+def shielded(run: Run) -> Iterator[None]:
+    """Hold an interruption of a call back while results are committed from within it.
+
+    In between it would leave a commit half made, which would count as done.
+
+    :raises KeyboardInterrupt: afterwards, if there was one.
+    """
+    run.shielded = True
+    try:
+        yield
+    finally:
+        run.shielded = False
+    if run.interrupted:
+        run.interrupted = False
+        raise KeyboardInterrupt
 
 
 #: The call that this thread, or this asyncio task, runs.

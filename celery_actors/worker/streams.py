@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery_actors.ids import item_sequence, object_id
 from celery_actors.worker.commits import Commits
-from celery_actors.worker.runner import Run, Runner
+from celery_actors.worker.runner import Run, Runner, shielded
 
 if TYPE_CHECKING:
     from celery_actors.client.process import Process
@@ -43,15 +43,17 @@ class Producer:
         """Send one value."""
         call = self._run.call
         result = self._runner.stored(call, value, *self._place())
-        self._commits.add_values(call.caller, [result])
-        self.count += 1
+        with shielded(self._run):
+            self._commits.add_values(call.caller, [result])
+            self.count += 1
 
     def send_error(self, error: BaseException) -> None:
         """The generator raised: its error is the last value."""
         call = self._run.call
         result = self._runner.stored_error(call, error, *self._place())
-        self._commits.add_values(call.caller, [result])
-        self.count += 1
+        with shielded(self._run):
+            self._commits.add_values(call.caller, [result])
+            self.count += 1
 
     @property
     def must_wait(self) -> bool:

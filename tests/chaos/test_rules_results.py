@@ -174,6 +174,69 @@ def test_a_large_commit_is_repeated_after_a_lost_connection(committer: Any) -> N
     made.finish()
 
 
+def test_what_a_repeat_stores_once_more_expires(committer: Any) -> None:
+    made, results, _ = committer
+    oid = object_id(b"\xab" * 8, 1)
+    made.send(commit_of(b"x" * 40_000))
+    wait_until(lambda: results.fetch([oid]) != [None], "the commit to be stored")
+    results.release([oid])  # its caller has it
+    made._connection.close()  # and the answer is lost
+    made.finish()
+    lifetime = require_process().redis.pttl(results.block(b"\xab" * 8, 1))
+    assert 0 < lifetime <= results.ttl_ms
+
+
+def test_a_transaction_that_redis_refuses_says_why(committer: Any) -> None:
+    made, results, _ = committer
+    client = require_process().redis
+    client.execute_command(
+        "ACL", "SETUSER", "limited", "on", "nopass", "~*", "&*", "+@all", "-hset"
+    )
+    try:
+        made._connection.send("AUTH", "limited", "any")
+        made._connection.reply(timeout=10)
+        made.send(commit_of(b"x" * 40_000))
+        with pytest.raises(CommitRefused, match="NOPERM"):
+            made.finish()
+    finally:
+        client.execute_command("ACL", "DELUSER", "limited")
+    assert results.fetch([object_id(b"\xab" * 8, 1)]) == [None]
+
+
+@pytest.mark.parametrize("where", ["reply", "send_all"])
+def test_a_commit_that_was_cut_short_is_repeated_whole(
+    committer: Any, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    made, results, _ = committer
+    made.send(commit_of(b"small", 1))
+    made.finish()
+    connection, real = made._connection, getattr(made._connection, where)
+    left = iter([True, True, False])
+
+    def cut(*arguments: Any, **named: Any) -> Any:
+        if next(left):
+            return real(*arguments, **named)
+        monkeypatch.undo()
+        if where == "send_all":
+            connection._sock.sendall(b"*1\r\n$5\r\nMULTI\r\n*4\r\n$4\r\nHS")
+        else:
+            real(*arguments, **named)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(connection, where, cut)
+
+    def commit_three() -> None:
+        for sequence in (2, 3, 4):
+            made.send(commit_of(b"x" * 40_000, sequence))
+            made.finish()
+
+    with pytest.raises(KeyboardInterrupt):
+        commit_three()
+    made.finish()
+    assert results.fetch([object_id(b"\xab" * 8, made._number)]) == [b"x" * 40_000]
+    assert int(require_process().redis.hget(made._cursors, "#")) == made._number
+
+
 def test_who_waits_for_a_large_value_is_told(committer: Any) -> None:
     made, results, _ = committer
     oid, waiter = object_id(b"\xab" * 8, 1), "cd" * 8

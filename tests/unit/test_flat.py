@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copyreg
 import pickle
 import pickletools
 import subprocess
@@ -34,7 +35,6 @@ ARRAYS = {
     "empty in one": np.zeros((3, 0, 2)),
     "in Fortran's order": np.asfortranarray(np.arange(12.0).reshape(3, 4)),
     "read only": read_only(np.arange(5)),
-    "of the other byte order": np.arange(5, dtype=">i4"),
     "of bools": np.array([True, False]),
     "of complex numbers": np.array([1 + 2j]),
     "of halves": np.arange(3, dtype="float16"),
@@ -73,6 +73,8 @@ class Matrix(np.ndarray[Any, Any]):
         np.zeros(2, [("a", "i4"), ("b", "f8")]),
         np.zeros(2, np.dtype("i8", metadata={"unit": "m"})),
         np.zeros(3).view(Matrix),
+        np.arange(5, dtype=">i4"),
+        np.arange(3, dtype="longdouble").astype(">f16"),  # the buffer protocol doesn't know it
         np.float64(2.5),
         [1],
         (),
@@ -134,6 +136,20 @@ def test_a_serializer_of_the_users_is_asked_also_for_arrays() -> None:
     finally:
         serialization.deregister_serializer(np.ndarray)
     assert serialization.dump_flat_arguments([np.arange(3)], {}) is not None
+
+
+def test_a_reducer_for_arrays_is_obeyed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(copyreg.dispatch_table, np.ndarray, lambda array: (tuple, (list(array),)))
+    assert serialization.loads(serialization.dumps(np.arange(3), str).frames) == (0, 1, 2)
+
+
+class Name(str):
+    """A name that this module alone knows."""
+
+
+def test_names_that_are_more_than_strings_are_left_to_the_pickler() -> None:
+    assert flat.dump_arguments([], {Name("a"): 1}) is None
+    assert flat.dump_arguments([Name("a")], {}) is None
 
 
 def test_in_band_there_is_one_frame() -> None:

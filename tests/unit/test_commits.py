@@ -1,0 +1,103 @@
+"""What a commit's push says of large values, and what no interruption may cut in two."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from celery_actors.ids import object_id
+from celery_actors.protocol.calls import Call
+from celery_actors.protocol.cursors import Cursor
+from celery_actors.protocol.signing import Signer
+from celery_actors.protocol.values import Copy, decode_push
+from celery_actors.store.rings import Rings
+from celery_actors.store.shm import SharedMemoryStore
+from celery_actors.worker.commits import Commits
+from celery_actors.worker.executor import TaskExecutor
+from celery_actors.worker.progress import Progress
+from celery_actors.worker.runner import Run, current_run, shielded
+
+SIGNER = Signer(b"k" * 32)
+CALLER, ACTOR = b"c" * 8, b"a" * 16
+KB = 1024
+
+
+def pushed(directory: Path, spill: Path, sizes: list[int]) -> tuple[list[Any], list[bytes | None]]:
+    """What a push says of values of these sizes, and what its copies are read as."""
+    store = SharedMemoryStore("0" * 16, "owner", directory=directory, spill=spill)
+    rings = Rings(store)
+    try:
+        commits = Commits(
+            cast(Any, None), SIGNER, ACTOR, 8 * KB, rings, Progress(), lambda _calls: None
+        )
+        # As stored values begin: a signature, and no flags.
+        values = [bytes(16) + b"\0" + bytes([n]) * (size - 17) for n, size in enumerate(sizes)]
+        results = [
+            (object_id(CALLER, n + 1), n + 1, 0, value, False) for n, value in enumerate(values)
+        ]
+        push = decode_push(SIGNER, CALLER, commits._push(CALLER, Cursor(len(sizes)), results))
+        found = [value for _, _, value in push.results]
+        read = [
+            rings.read(copy.place, copy.at, copy.size) if isinstance(copy, Copy) else None
+            for copy in found
+        ]
+        for copy, value, expected in zip(found, read, values, strict=True):
+            if isinstance(copy, Copy):
+                assert value == expected
+                assert copy.fits(value)
+            elif copy is not None:
+                assert copy == expected
+        return found, read
+    finally:
+        rings.close()
+        store.close()
+
+
+def test_small_values_are_pushed_and_of_large_ones_copies_are_named(
+    directory: Path, tmp_path: Path
+) -> None:
+    found, _ = pushed(directory, tmp_path, [100, 9 * KB, 8 * KB, 20 * KB, 300 * KB, 10 * KB])
+    kinds = [None if value is None else type(value) for value in found]
+    assert kinds == [bytes, Copy, bytes, Copy, None, Copy], "300 KB would push out too much"
+    assert len({copy.place for copy in found if isinstance(copy, Copy)}) == 1
+
+
+def test_what_is_too_much_at_once_is_announced(directory: Path, tmp_path: Path) -> None:
+    found, _ = pushed(directory, tmp_path, [200 * KB] * 26)
+    assert [isinstance(value, Copy) for value in found] == [True] * 5 + [False] * 21
+
+
+@pytest.fixture
+def run() -> Any:
+    made = Run(Call(CALLER, 1, 0, 1, 0, 1, "f", b""), str)
+    made.cancelled = True
+    token = current_run.set(made)
+    yield made
+    current_run.reset(token)
+
+
+def interrupt() -> None:
+    TaskExecutor._interrupted(cast(TaskExecutor, SimpleNamespace()), signal.SIGINT, None)
+
+
+def test_an_interruption_waits_until_results_are_committed(run: Run) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        interrupt()
+    done = []
+
+    def commit() -> None:
+        with shielded(run):
+            interrupt()
+            done.append("all of it")
+
+    with pytest.raises(KeyboardInterrupt):
+        commit()
+    assert done
+    with shielded(run):
+        pass  # it came once
+    run.over = True
+    interrupt()
