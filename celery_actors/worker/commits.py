@@ -211,24 +211,36 @@ class Commits:
 
     def _push(self, caller: bytes, cursor: Cursor, results: Sequence[Result]) -> bytes:
         limit = self._inline_limit
-        offsets: dict[int, int] = {}  # in the ring's record, by the place among the results
-        size = 0
-        for number, (_, _, _, value, whole) in enumerate(results):
-            most = min(_MOST_COPIED, _MOST_COPIED_AT_ONCE - size)
-            if not whole and limit < len(value) <= most:
-                offsets[number] = size
-                size += len(value)
-        place = self._rings.write_results([results[n][3] for n in offsets]) if offsets else None
-        pushed: list[tuple[int, int, bytes | Copy | None]] = []
-        for number, (_, task, index, value, whole) in enumerate(results):
-            if whole or len(value) <= limit:
-                pushed.append((task, index, value))
-            elif place is None or number not in offsets:
-                pushed.append((task, index, None))
-            else:
-                pushed.append((task, index, Copy.of(value, place, offsets[number])))
+        large = [n for n, result in enumerate(results) if len(result[3]) > limit and not result[4]]
+        copies = self._copies(results, large) if large else {}
+        pushed = [
+            (task, index, value if whole or len(value) <= limit else copies.get(number))
+            for number, (_, task, index, value, whole) in enumerate(results)
+        ]
         memory = self._rings.memory
         return encode_push(self._signer, caller, self._actor, cursor, pushed, memory)
+
+    def _copies(self, results: Sequence[Result], large: Sequence[int]) -> dict[int, Copy]:
+        """Leave copies of values, which are only announced, in one record of the ring.
+
+        :param large: their places among the results.
+        :returns: those for which there is room.
+        """
+        values: dict[int, bytes] = {}
+        left = _MOST_COPIED_AT_ONCE
+        for number in large:
+            value = results[number][3]
+            if len(value) <= min(_MOST_COPIED, left):
+                values[number] = value
+                left -= len(value)
+        place = self._rings.write_results([*values.values()]) if values else None
+        if place is None:
+            return {}
+        copies, at = {}, 0
+        for number, value in values.items():
+            copies[number] = Copy.of(value, place, at)
+            at += len(value)
+        return copies
 
     def _finish(self) -> None:
         self._committer.finish()
