@@ -38,7 +38,7 @@ from celery_actors.exceptions import TamperedError
 from celery_actors.ids import mailbox_name, object_id
 from celery_actors.protocol.orders import Order, OrderKind
 from celery_actors.protocol.signing import Signer
-from celery_actors.protocol.values import Copy, decode_push
+from celery_actors.protocol.values import Copy, decode_push, is_push
 from celery_actors.serialization import Dumped
 from celery_actors.store.codec import Codec
 from celery_actors.store.segments import Segments
@@ -316,7 +316,7 @@ class Process:
             return
         for channel, payload in messages:
             try:
-                if payload[:4] == b"CAR3":
+                if is_push(payload):
                     self._on_push(payload)
                 else:
                     self.recovery.on_hint(channel, payload)

@@ -27,7 +27,6 @@ __all__ = ["SIGNATURE_BYTES", "Signer"]
 
 SIGNATURE_BYTES = 16
 
-
 _LARGE = 2048
 _PIECE = 2047  # the largest for which the GIL is kept
 _LONG = 128 * 1024

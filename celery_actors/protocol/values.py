@@ -62,6 +62,7 @@ __all__ = [
     "encode_push",
     "encode_value",
     "frame_lengths",
+    "is_push",
     "pack_frames",
     "packed_frames",
     "read_value",
@@ -295,13 +296,18 @@ def encode_push(
     return b"".join((_PUSH_MAGIC, signer.sign(_PUSH_KIND, caller, body), body))
 
 
+def is_push(data: bytes) -> bool:
+    """Whether a message on a caller's channel says that it is a push."""
+    return data[: len(_PUSH_MAGIC)] == _PUSH_MAGIC
+
+
 def decode_push(signer: Signer, caller: bytes, data: bytes) -> Push:
     """Verify and decode a push to ``caller``.
 
     :raises TamperedError: altered, or meant for another caller.
     """
     view = memoryview(data)
-    if data[:4] != _PUSH_MAGIC or len(data) < _PUSH_AT + _PUSH_HEAD.size:
+    if not is_push(data) or len(data) < _PUSH_AT + _PUSH_HEAD.size:
         raise TamperedError("a reply is not of this protocol")
     signer.check(view[4:_PUSH_AT], _PUSH_KIND, caller, view[_PUSH_AT:], what="a reply")
     actor, memory, high, count = _PUSH_HEAD.unpack_from(data, _PUSH_AT)

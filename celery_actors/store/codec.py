@@ -73,11 +73,9 @@ class Codec:
 
     def encode_flat(self, oid: bytes, frames: list[Frame]) -> bytes:
         """As :meth:`encode`, of a value in which nothing else is (``serialization.dump_flat``)."""
-        if sum(map(len, frames)) > self._limit:
-            return self.encode(oid, Dumped(frames))
-        if len(frames) > 1:
-            return encode_value(self._signer, oid, ValueFlag.FRAMES, packed_frames(frames))
-        return encode_plain_value(self._signer, oid, frames[0])
+        if len(frames) == 1 and len(frames[0]) <= self._limit:
+            return encode_plain_value(self._signer, oid, frames[0])
+        return self.encode(oid, Dumped(frames))
 
     def encode_error(self, oid: bytes, error: BaseException) -> bytes:
         """Return the stored form of an error; getting it raises."""

@@ -26,6 +26,7 @@ import hashlib
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from time import sleep
 from typing import Any
 
 import redis
@@ -40,6 +41,8 @@ __all__ = ["Commit", "CommitRefused", "Committer"]
 #: From here on a value is large, and so many bytes of such are worth a transaction.
 _LARGE = 1024
 _MANY = 16 * 1024
+#: Seconds for Redis to answer a connection that was just made.
+_PATIENCE = 10.0
 
 
 class CommitRefused(ActorsError):
@@ -128,7 +131,7 @@ class Committer:
         """Connect; returns the callers' cursors that earlier incarnations left."""
         self._connect()
         self._connection.send("HGETALL", self._cursors)
-        flat = self._connection.reply(timeout=10)
+        flat = self._connection.reply(timeout=_PATIENCE)
         stored = dict(zip(flat[::2], flat[1::2], strict=True))
         self._number = int(stored.pop(b"#", 0))
         return {bytes.fromhex(c.decode()): Cursor.parse(text) for c, text in stored.items()}
@@ -169,15 +172,12 @@ class Committer:
                 if "NOSCRIPT" in text:
                     self._transmit(commit, whole=True)
                     continue
-            except (OSError, redis.RedisError) as error:
+            except BaseException as error:  # lost, or cut short: what Redis has is not known
                 self._connection.close()
-                if isinstance(error, (redis.ConnectionError, redis.TimeoutError, OSError)):
-                    _wait_for_redis()
-                    continue
-                raise
-            except BaseException:
-                self._connection.close()
-                raise
+                if not isinstance(error, (redis.ConnectionError, redis.TimeoutError, OSError)):
+                    raise
+                _wait_for_redis()
+                continue
             if answer == b"OK":
                 self._in_flight = None
                 return
@@ -197,7 +197,7 @@ class Committer:
         self._watching = False
         # So that the script is hardly ever unknown: values beside it would be stored without it.
         self._connection.send("SCRIPT", "LOAD", self._source)
-        self._connection.reply()
+        self._connection.reply(timeout=_PATIENCE)
 
     def _transmit(self, commit: _Prepared, whole: bool = False) -> None:
         """Send a commit; :param whole: the script itself, which Redis doesn't know."""
@@ -308,6 +308,4 @@ def _is_away(error: str) -> bool:
 
 def _wait_for_redis() -> None:
     """Pause between attempts to reach a Redis that is away: it gives no signal."""
-    import time
-
-    time.sleep(0.1)
+    sleep(0.1)

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from celery_actors.ids import item_sequence, object_id
+from celery_actors.store.results import Result
 from celery_actors.worker.commits import Commits
 from celery_actors.worker.runner import Run, Runner, shielded
 
@@ -41,18 +42,15 @@ class Producer:
 
     def send(self, value: Any) -> None:
         """Send one value."""
-        call = self._run.call
-        result = self._runner.stored(call, value, *self._place())
-        with shielded(self._run):
-            self._commits.add_values(call.caller, [result])
-            self.count += 1
+        self._commit(self._runner.stored(self._run.call, value, *self._place()))
 
     def send_error(self, error: BaseException) -> None:
         """The generator raised: its error is the last value."""
-        call = self._run.call
-        result = self._runner.stored_error(call, error, *self._place())
+        self._commit(self._runner.stored_error(self._run.call, error, *self._place()))
+
+    def _commit(self, result: Result) -> None:
         with shielded(self._run):
-            self._commits.add_values(call.caller, [result])
+            self._commits.add_values(self._run.call.caller, [result])
             self.count += 1
 
     @property

@@ -15,7 +15,7 @@ from celery_actors.handle import ActorHandle, actor_id_of
 from celery_actors.ids import mailbox_name, new_caller_id
 from celery_actors.protocol.calls import encode_call, encode_calls
 from celery_actors.protocol.payload import encode_body
-from celery_actors.protocol.values import Push, decode_push
+from celery_actors.protocol.values import Push, decode_push, is_push
 
 Item = tuple[int, int, str, tuple[Any, ...]]
 """Sequence, previous sequence, method, arguments."""
@@ -77,7 +77,7 @@ class RawCaller:
             if message["type"] == "pong":
                 break
             data: bytes = message["data"]
-            if data[:4] == b"CAR3":
+            if is_push(data):
                 push = decode_push(self.process.signer, self.caller, data)
                 self.pushes.append((push, len(data)))
             else:

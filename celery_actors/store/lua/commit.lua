@@ -1,10 +1,11 @@
 -- One commit of an actor: results, plain results, pushes, cursors, in one step.
 --
 -- Guarantee: either all of it happens, or (another incarnation holds the record, or the
--- number is not the next) none.  (Of what a transaction around it stores, see committer.py.)  A commit is retried after a lost connection with the
+-- number is not the next) none.  A commit is retried after a lost connection with the
 -- same number: an equal number from the same incarnation answers OK without doing it
 -- again.  Cursors and the number are written last, so that a script that dies on the way
--- (out of memory) is repeated whole.
+-- (out of memory) is repeated whole.  (Of what a transaction around this stores, see
+-- committer.py.)
 --
 -- ARGV: record key, incarnation, number, cursor key, ttl (ms),
 --       blocks, cursors, pushes, plain  (counts), then
