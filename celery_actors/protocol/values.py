@@ -16,19 +16,19 @@ stream, the others are its out-of-band buffers (pickle protocol 5).
 
 A *push* tells a caller what a commit finished::
 
-    0   4   b"CAR3"
+    0   4   b"CAR4"
     4   16  signature    over b"push", the caller id and everything after it
     20  16  actor id
     36  8   memory       what those have in common who share memory (celery_actors.store.ring)
     44  8   cursor       the caller's highest finished sequence at this actor
     52  2   count        of results
-    54  …   place        in the actor's ring, of copies of some of them (see protocol.places), or
-                         one zero byte
+    54  1   places       how many, and each of them (see protocol.places): records in the
+                         actor's ring with copies of some of the results
         …   count times: 8 task sequence, 2 index, 4 length, value
                          (length 0xffffffff: announced, read it from the store; 0xfffffffe: the
-                         same, and there may be a copy in the ring: what follows is 4 where in the
-                         record it begins, 4 its length, 4 how much of it, from its beginning, is
-                         not buffers; 16 BLAKE2b digest of that)
+                         same, and there may be a copy in the ring: what follows is 1 at which of
+                         the places, 4 where in the record it begins, 4 its length, 4 how much of
+                         it, from its beginning, is not buffers; 16 BLAKE2b digest of that)
         …   8 each       sequences below the cursor that still run (see protocol.cursors)
 """
 
@@ -71,13 +71,13 @@ __all__ = [
 
 _VALUE_KIND = b"value"
 _PUSH_KIND = b"push"
-_PUSH_MAGIC = b"CAR3"
+_PUSH_MAGIC = b"CAR4"
 _PUSH_HEAD = Struct(">16s8sQH")
 _PUSH_ITEM = Struct(">QHI")
 _PUSH_AT = len(_PUSH_MAGIC) + SIGNATURE_BYTES
 _ANNOUNCED = 0xFFFFFFFF
 _COPIED = 0xFFFFFFFE
-_COPY = Struct(">III16s")
+_COPY = Struct(">BIII16s")
 _PAYLOAD_AT = SIGNATURE_BYTES + 1  # where nothing is inside
 _COUNT = Struct(">H")
 _NO_FLAGS = b"\0"
@@ -273,12 +273,12 @@ def encode_push(
 ) -> bytes:
     """Encode what a commit finished for one caller.
 
-    :param results: the fields of a :class:`Pushed` each; copies are all at one place.
+    :param results: the fields of a :class:`Pushed` each; copies at one place follow each other.
     """
     parts: list[bytes] = []
     pack = _PUSH_ITEM.pack
     count = 0
-    place = b"\0"
+    places: list[Place] = []
     for task, index, value in results:
         count += 1
         if isinstance(value, bytes):
@@ -286,13 +286,13 @@ def encode_push(
         elif value is None:
             parts.append(pack(task, index, _ANNOUNCED))
         else:
-            if place == b"\0":
-                place = encode_place(value.place)
-            parts += (pack(task, index, _COPIED), _COPY.pack(*value[1:]))
+            if not places or value.place is not places[-1]:
+                places.append(value.place)
+            parts += (pack(task, index, _COPIED), _COPY.pack(len(places) - 1, *value[1:]))
     head = _PUSH_HEAD.pack(actor, memory, cursor.high, count)
     if cursor.unfinished:
         parts.append(Struct(f">{len(cursor.unfinished)}Q").pack(*cursor.unfinished))
-    body = b"".join((head, place, *parts))
+    body = b"".join((head, bytes((len(places),)), *map(encode_place, places), *parts))
     return b"".join((_PUSH_MAGIC, signer.sign(_PUSH_KIND, caller, body), body))
 
 
@@ -312,10 +312,11 @@ def decode_push(signer: Signer, caller: bytes, data: bytes) -> Push:
     signer.check(view[4:_PUSH_AT], _PUSH_KIND, caller, view[_PUSH_AT:], what="a reply")
     actor, memory, high, count = _PUSH_HEAD.unpack_from(data, _PUSH_AT)
     offset = _PUSH_AT + _PUSH_HEAD.size
-    if data[offset]:
+    places: list[Place] = []
+    count_of_places, offset = data[offset], offset + 1
+    for _ in range(count_of_places):
         place, offset = decode_place(data, offset)
-    else:
-        place, offset = None, offset + 1
+        places.append(place)
     results: list[tuple[int, int, bytes | Copy | None]] = []
     unpack, size = _PUSH_ITEM.unpack_from, _PUSH_ITEM.size
     for _ in range(count):
@@ -326,10 +327,9 @@ def decode_push(signer: Signer, caller: bytes, data: bytes) -> Push:
             offset += length
         elif length == _ANNOUNCED:
             results.append((task, index, None))
-        elif place is None:
-            raise TamperedError("a reply names copies and no place of them")
         else:
-            results.append((task, index, Copy(place, *_COPY.unpack_from(data, offset))))
+            number, *copy = _COPY.unpack_from(data, offset)
+            results.append((task, index, Copy(places[number], *copy)))
             offset += _COPY.size
     unfinished: tuple[int, ...] = ()
     if offset < len(data):

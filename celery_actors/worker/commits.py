@@ -32,9 +32,10 @@ EXIT_REFUSED = 75
 
 #: So many results gather behind a commit before its answer is looked for once more.
 _LOOK_EVERY = 16
-# Larger values, or more at once, would push too many others out of the ring.
+# Larger values, or more at once than a window holds, would push too many others out of the ring.
 _MOST_COPIED = 256 * 1024
-_MOST_COPIED_AT_ONCE = 1024 * 1024
+_MOST_COPIED_AT_ONCE = 4 * 1024 * 1024
+_MOST_IN_A_RECORD = 1024 * 1024  # a record is never in two pieces: a long one wastes the ring's end
 
 
 class Finished:
@@ -221,26 +222,38 @@ class Commits:
         return encode_push(self._signer, caller, self._actor, cursor, pushed, memory)
 
     def _copies(self, results: Sequence[Result], large: Sequence[int]) -> dict[int, Copy]:
-        """Leave copies of values, which are only announced, in one record of the ring.
+        """Leave copies of values, which are only announced, in records of the ring.
 
         :param large: their places among the results.
         :returns: those for which there is room.
         """
-        values: dict[int, bytes] = {}
+        copies: dict[int, Copy] = {}
         left = _MOST_COPIED_AT_ONCE
+        values: dict[int, bytes] = {}
+        room = _MOST_IN_A_RECORD
         for number in large:
             value = results[number][3]
-            if len(value) <= min(_MOST_COPIED, left):
-                values[number] = value
-                left -= len(value)
-        place = self._rings.write_results([*values.values()]) if values else None
+            size = len(value)
+            if size > min(_MOST_COPIED, left):
+                continue
+            if size > room:
+                self._write_record(values, copies)
+                values, room = {}, _MOST_IN_A_RECORD
+            values[number] = value
+            left -= size
+            room -= size
+        if values:
+            self._write_record(values, copies)
+        return copies
+
+    def _write_record(self, values: Mapping[int, bytes], copies: dict[int, Copy]) -> None:
+        place = self._rings.write_results([*values.values()])
         if place is None:
-            return {}
-        copies, at = {}, 0
+            return
+        at = 0
         for number, value in values.items():
             copies[number] = Copy.of(value, place, at)
             at += len(value)
-        return copies
 
     def _finish(self) -> None:
         self._committer.finish()

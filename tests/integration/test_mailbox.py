@@ -175,8 +175,8 @@ def test_garbage_in_a_processs_channel_is_ignored(brokers: PrivateCluster) -> No
     channel = process.results.channel(process.caller.hex())
     for garbage in (
         b"",
-        b"CAR3",
-        b"CAR3" + bytes(100),
+        b"CAR4",
+        b"CAR4" + bytes(100),
         b"G",
         b"Gzz:x",
         b"Mzz:x",

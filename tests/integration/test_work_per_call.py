@@ -142,7 +142,7 @@ def test_calls_of_8_kb() -> None:
     calls = bursts * size
     assert work.messages <= calls / 15, work  # measured: 58 calls a message
     assert work.to_broker <= calls * 53, work  # 26 bytes a call, 17 of them of each burst's first
-    assert work.to_redis <= calls * 27, work  # 12 to 18: released results
+    assert work.to_redis <= calls * 27, work  # 12 to 18, 24 where all releases come late
     assert work.round_trips <= calls / 10, work  # 23 to 34 calls a commit
     assert work.all_commands <= calls, work  # 0.33 to 0.45
     assert work.commands["exec"] >= work.commands["evalsha"] * 0.2, work  # 0.4: past the script

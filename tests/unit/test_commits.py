@@ -35,7 +35,8 @@ def pushed(directory: Path, spill: Path, sizes: list[int]) -> tuple[list[Any], l
             cast(Any, None), SIGNER, ACTOR, 8 * KB, rings, Progress(), lambda _calls: None
         )
         # As stored values begin: a signature, and no flags.
-        values = [bytes(16) + b"\0" + bytes([n]) * (size - 17) for n, size in enumerate(sizes)]
+        head = bytes(16) + b"\0"
+        values = [head + bytes([n % 256]) * (size - 17) for n, size in enumerate(sizes)]
         results = [
             (object_id(CALLER, n + 1), n + 1, 0, value, False) for n, value in enumerate(values)
         ]
@@ -68,7 +69,16 @@ def test_small_values_are_pushed_and_of_large_ones_copies_are_named(
 
 def test_what_is_too_much_at_once_is_announced(directory: Path, tmp_path: Path) -> None:
     found, _ = pushed(directory, tmp_path, [200 * KB] * 26)
-    assert [isinstance(value, Copy) for value in found] == [True] * 5 + [False] * 21
+    assert [isinstance(value, Copy) for value in found] == [True] * 20 + [False] * 6
+
+
+def test_a_window_of_results_in_one_commit_has_all_its_copies(
+    directory: Path, tmp_path: Path
+) -> None:
+    """Redis was slow to answer the commit before."""
+    found, _ = pushed(directory, tmp_path, [8300] * 500)
+    assert all(isinstance(value, Copy) for value in found)
+    assert len({copy.place for copy in found}) == 4, "records of up to 1 MiB"
 
 
 @pytest.fixture
