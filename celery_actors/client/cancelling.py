@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from celery_actors.client.creation import kill_actor
@@ -10,7 +11,7 @@ from celery_actors.client.outbox import Outbox, PendingCall
 from celery_actors.exceptions import ActorsError, TaskCancelledError, WorkerCrashedError
 from celery_actors.ids import actor_hostname, mailbox_name, split_object_id
 from celery_actors.protocol.calls import CallFlag
-from celery_actors.protocol.orders import Order, OrderKind
+from celery_actors.protocol.orders import CancelledCall, Order, OrderKind
 
 if TYPE_CHECKING:
     from celery_actors.client.process import Process
@@ -37,38 +38,42 @@ def cancel(process: Process, entry: Entry, force: bool, recursive: bool) -> None
         process.results.ask_owner_to_cancel(caller, entry.oid)
         return
     with process.lock:
-        found = _find(process, task)
-        if found is None:
-            waiting = process.executors.take_waiting(task)
-            if waiting is not None:
-                _settle(process, waiting)
+        tell = _cancel(process, task, force, recursive)
+    process.run_after()
+    process.listener.wake_all()
+    tell()
+
+
+def _cancel(process: Process, task: int, force: bool, recursive: bool) -> Callable[[], object]:
+    """Cancel a call as far as this process can; returns how it tells others.
+
+    Under the lock, all of it: a task that its executor gives back goes to the next, unless it is
+    cancelled by then.
+    """
+    found = _find(process, task)
     if found is None:
-        process.run_after()
-        process.listener.wake_all()
-        return
+        waiting = process.executors.take_waiting(task)
+        if waiting is not None:
+            _settle(process, waiting)
+        return lambda: None
     box, call = found
-    is_task = process.executors.leases(box.actor)
-    if force and not is_task:
+    if force and not process.executors.leases(box.actor):
         raise ValueError(
             "cancel(force=True) kills the process, which an actor's other calls would not "
             "survive: use kill(actor) to end the actor, or cancel() without force"
         )
     if not call.sent:
-        with process.lock:
-            _withdraw(process, box, call)
-        process.sender.unblock(box)
-        process.run_after()
-        process.listener.wake_all()
-    elif force:
-        call.retries = 0
-        with process.lock:
-            _settle(process, call, _KILLED)
-        process.run_after()
-        process.listener.wake_all()
-        kill_actor(process, box.actor, "the task that it ran was cancelled with force=True")
-    else:
-        call.retries = 0
-        _tell(process, box.actor, process.caller + task.to_bytes(8, "big"), recursive)
+        _withdraw(process, box, call)
+        return lambda: process.sender.unblock(box)
+    call.retries = 0
+    if force:
+        call.cancelled = _KILLED
+        _settle(process, call, _KILLED)
+        cause = "the task that it ran was cancelled with force=True"
+        return lambda: kill_actor(process, box.actor, cause)
+    call.cancelled = _WITHDRAWN
+    wanted = CancelledCall(process.caller, task, call.sequence)
+    return lambda: _tell(process, box.actor, wanted, recursive)
 
 
 def cancel_children(process: Process, parent: bytes) -> None:
@@ -88,10 +93,11 @@ def cancel_children(process: Process, parent: bytes) -> None:
 def _find(process: Process, task: int) -> tuple[Outbox, PendingCall] | None:
     for box in process.outboxes.values():
         call = box.unresolved.get(task)
-        if call is not None and call.task == task:
+        if call is not None and call.task == task and call.entries:
             return box, call
         for other in box.unresolved.values() if process.executors.leases(box.actor) else ():
-            if other.task == task:
+            # One without return values stands where a task was that was taken back.
+            if other.task == task and other.entries:
                 return box, other
     return None
 
@@ -119,11 +125,11 @@ def withdraw_waiting(process: Process, executor: bytes) -> None:
     _send(process, executor, Order(OrderKind.WITHDRAW, process.caller.hex()))
 
 
-def _tell(process: Process, actor: bytes, task_id: bytes, recursive: bool) -> None:
+def _tell(process: Process, actor: bytes, wanted: CancelledCall, recursive: bool) -> None:
     """Tell the actor's process; what it can't be told yet, it finds noted when it begins."""
-    process.results.cancel(actor, task_id)
+    process.results.cancel(actor, wanted.encode())
     process.flush()
-    _send(process, actor, Order(OrderKind.CANCEL, task_id.hex(), recursive=recursive))
+    _send(process, actor, Order(OrderKind.CANCEL, wanted.encode().hex(), recursive=recursive))
 
 
 def _send(process: Process, actor: bytes, order: Order) -> None:

@@ -14,7 +14,7 @@ to begin what waits; it answers which of them it never will, and these are given
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -182,8 +182,7 @@ class Executors:
         begun = lease is None or lease.is_first(call)
         pool.take_back(call)
         if isinstance(error, TaskWithdrawn):
-            pool.ready.appendleft(call)
-            self._dispatch(pool)
+            self._again(pool, [call])
             return True
         if lease is not None:
             lease.died = True
@@ -197,6 +196,9 @@ class Executors:
             )
             crashed.__cause__ = error
             self._give_up(call, crashed)
+            return False
+        if call.cancelled is not None:
+            self._give_up(call, call.cancelled)
             return False
         if begun and call.retries > 0:
             call.retries -= 1
@@ -216,24 +218,36 @@ class Executors:
             for call in calls:
                 pool.take_back(call)
             self._taken_back += len(calls)
-            pool.ready.extendleft(reversed(calls))
-            self._dispatch(pool)
+            self._again(pool, calls)
         process.flush()
+
+    def _again(self, pool: Pool, calls: Sequence[PendingCall]) -> None:
+        """Give tasks to others that an executor has not begun.  Under the lock."""
+        for call in reversed(calls):
+            if call.cancelled is None:
+                pool.ready.appendleft(call)
+            else:  # whether that executor was told in time or not
+                self._drop(call, call.cancelled)
+        self._dispatch(pool)
 
     def _give_up(self, call: PendingCall, error: ActorsError) -> None:
         for entry in call.entries:
             self._process.objects.settle(entry, ObjectState.FAILED, error=error)
 
+    def _drop(self, call: PendingCall, error: ActorsError) -> None:
+        """Give up a task that no executor has.  Under the lock."""
+        self._give_up(call, error)
+        call.kept = ()
+        call.arguments = ()
+        for entry in call.entries:
+            if entry.refs <= 0:
+                self._process.housekeeping.discard(entry)
+
     def _fail_ready(self, pool: Pool, error: ActorsError) -> None:
         ready = list(pool.ready)
         pool.ready.clear()
         for call in ready:
-            self._give_up(call, error)
-            call.kept = ()
-            call.arguments = ()
-            for entry in call.entries:
-                if entry.refs <= 0:
-                    self._process.housekeeping.discard(entry)
+            self._drop(call, error)
 
     # -- leasing -------------------------------------------------------------------------
 

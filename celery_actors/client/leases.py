@@ -118,11 +118,6 @@ class Pool:
         """Give ready tasks to executors, as long as one may have the next."""
         while self.ready:
             call = self.ready[0]
-            if not call.is_unsettled:  # it was cancelled where it waited, before it was taken back
-                self.ready.popleft()
-                call.kept = ()
-                call.arguments = ()
-                continue
             lease = self._lease_for(call)
             if lease is None:
                 return

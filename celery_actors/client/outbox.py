@@ -50,6 +50,7 @@ class PendingCall:
     :ivar kept: refs and holds of handles inside its arguments, alive until it's resolved.
     :ivar on_failed: takes the call back when its actor died (tasks are tried elsewhere).
     :ivar alone: a task that gets an executor for itself.
+    :ivar cancelled: it was, after it had been sent: what getting it raises if it has not begun.
     :ivar asked_back: a task that its executor was asked not to begin.
     :ivar doubted: the answer to that may have been lost: passed over without a result, it may
         not have run.
@@ -74,6 +75,7 @@ class PendingCall:
     sent: bool = False
     retries: int = 0
     alone: bool = False
+    cancelled: ActorsError | None = None
     asked_back: bool = False
     doubted: bool = False
     options: bytes = b""

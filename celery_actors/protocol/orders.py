@@ -1,6 +1,6 @@
 """Orders: the few messages that are not calls, to a node worker or into a mailbox.
 
-A body is ``b"CAO2"``, a 16-byte signature over ``b"order"``, the queue's name and the
+A body is ``b"CAO3"``, a 16-byte signature over ``b"order"``, the queue's name and the
 rest, then the order as JSON.  Bound to the queue's name, an order can't be replayed to
 another node or actor.  To repeat one in its own queue is harmless: orders only make
 their receiver look at the record in Redis.
@@ -11,15 +11,27 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from enum import Enum
+from struct import Struct
+from typing import NamedTuple
 
 from celery_actors.exceptions import TamperedError
+from celery_actors.ids import CALLER_BYTES
 from celery_actors.protocol.signing import SIGNATURE_BYTES, Signer
 
-__all__ = ["ORDER_TASK", "Order", "OrderKind", "decode_order", "encode_order", "is_order"]
+__all__ = [
+    "ORDER_TASK",
+    "CancelledCall",
+    "Order",
+    "OrderKind",
+    "decode_order",
+    "encode_order",
+    "is_order",
+]
 
 ORDER_TASK = "celery_actors.order"
-_MAGIC = b"CAO2"
+_MAGIC = b"CAO3"
 _KIND = b"order"
+_CANCELLED = Struct(f">{CALLER_BYTES}sQQ")
 
 
 class OrderKind(str, Enum):
@@ -38,8 +50,8 @@ class OrderKind(str, Enum):
 class Order:
     """One order.
 
-    :ivar subject: the actor's id, the segment (FETCH, FREE), the task id (CANCEL) or
-        the caller (WITHDRAW), in hex.
+    :ivar subject: the actor's id, the segment (FETCH, FREE), the call (CANCEL, see
+        :class:`CancelledCall`) or the caller (WITHDRAW), in hex.
     :ivar incarnation: of the actor, where it matters.
     :ivar recursive: CANCEL also what that call has called.
     """
@@ -49,6 +61,31 @@ class Order:
     incarnation: str = ""
     reply_to: str = ""
     recursive: bool = False
+
+
+class CancelledCall(NamedTuple):
+    """The call that a CANCEL is about: caller, sequence in the task id, sequence at the actor.
+
+    These two differ for a task, which has its place in an executor only when it gets there.
+    """
+
+    caller: bytes
+    task: int
+    sequence: int
+
+    def encode(self) -> bytes:
+        """Return its 24 bytes."""
+        return _CANCELLED.pack(*self)
+
+    @classmethod
+    def decode(cls, data: bytes) -> CancelledCall:
+        """Return what :meth:`encode` made.
+
+        :raises ValueError: it isn't that.
+        """
+        if len(data) != _CANCELLED.size:
+            raise ValueError(f"{data.hex()} does not name a call")
+        return cls._make(_CANCELLED.unpack(data))
 
 
 def encode_order(signer: Signer, queue: str, order: Order) -> bytes:

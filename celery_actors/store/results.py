@@ -134,16 +134,19 @@ class Results:
                 self._redis.publish(channel, f"W{name}")
             self._redis.hdel(key, field)
 
-    def cancel(self, actor: bytes, task_id: bytes) -> None:
-        """Note that a call is to be cancelled, for a process that can't be told yet."""
+    def cancel(self, actor: bytes, call: bytes) -> None:
+        """Note that a call is to be cancelled, for a process that can't be told yet.
+
+        :param call: an encoded :class:`~celery_actors.protocol.orders.CancelledCall`.
+        """
         key = self._cancelled(actor)
         pipe = self._redis.pipeline(transaction=False)
-        pipe.sadd(key, task_id)
+        pipe.sadd(key, call)
         pipe.pexpire(key, self.ttl_ms)
         pipe.execute()
 
     def cancelled(self, actor: bytes) -> set[bytes]:
-        """Return the task ids of the actor's calls that were to be cancelled."""
+        """Return the actor's calls that were to be cancelled, as :meth:`cancel` was given them."""
         return cast("set[bytes]", self._redis.smembers(self._cancelled(actor)))
 
     def ask_owner_to_cancel(self, owner: bytes, oid: bytes) -> None:

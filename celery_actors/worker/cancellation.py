@@ -56,6 +56,17 @@ class Cancellations:
             self._running[key] = running
             return True
 
+    def interrupts(self, running: RunningCall, interrupt: Callable[[], None]) -> None:
+        """Say how a call that was started is made to end.
+
+        It may have been cancelled since it was started: then it is done here.
+        """
+        with self._lock:
+            running.interrupt = interrupt
+            late = running.cancelled
+        if late:
+            interrupt()
+
     def is_withdrawn(self, _caller: bytes, _sequence: int) -> bool:
         """Whether a call that was not begun was taken back: an actor's never is."""
         return False

@@ -165,7 +165,7 @@ class AsyncExecutor(Executor):
             return
         task = asyncio.current_task()
         assert task is not None
-        run.interrupt = lambda: self._interrupt(task)
+        runner.interrupts(run, lambda: self._interrupt(task))
         value: Any = None
         error: BaseException | None = None
         while True:

@@ -131,9 +131,23 @@ class Executor:
         run = runner.begin(call)
         if run is None:
             return
-        self._begun(run)
         value: Any = None
         error: BaseException | None = None
+        try:
+            # An interruption comes once, at any point of this block, also where it is all but
+            # over; behind it, none does.
+            self._begun(run)
+            value, error = self._execute(run)
+            run.over = True
+        except KeyboardInterrupt as interrupt:
+            run.over = True
+            value, error = None, runner.cancelled(run) if run.cancelled else interrupt
+        runner.end(run, value, error)
+        error = None  # its traceback refers to this frame, which refers to the arguments
+
+    def _execute(self, run: Run) -> tuple[Any, BaseException | None]:
+        """Run user code; returns its value, or what it raised."""
+        runner = self._runner
         while True:
             try:
                 function, args, kwargs = runner.prepare(run)
@@ -141,16 +155,12 @@ class Executor:
                 if run.options.streams:
                     value = produce(self._producer(run), run, value)
             except SystemExit as exit_:
-                error = runner.exited(run, exit_)
-            except KeyboardInterrupt as interrupt:
-                error = runner.cancelled(run) if run.cancelled else interrupt
+                return None, runner.exited(run, exit_)
             except Exception as raised:  # noqa: BLE001 - user code raises anything; the getter gets it
                 if runner.runs_again(run, raised):
                     continue
-                error = raised
-            break
-        runner.end(run, value, error)
-        error = None  # its traceback refers to this frame, which refers to the arguments
+                return None, raised
+            return value, None
 
     def _begun(self, run: Run) -> None:
         """A call begins; tasks say here how they are interrupted."""
@@ -170,13 +180,9 @@ class TaskExecutor(Executor):
     def _interrupted(self, _number: int, _frame: Any) -> None:
         run = current_run.get()
         # Else it came after the end of the task that was to be interrupted.
-        if run is None or not run.cancelled or run.over:
-            return
-        if run.shielded:
-            run.interrupted = True
-            return
-        raise KeyboardInterrupt
+        if run is not None and run.cancelled and not run.over:
+            run.be_interrupted()
 
     def _begun(self, run: Run) -> None:
         main = threading.get_ident()
-        run.interrupt = lambda: signal.pthread_kill(main, signal.SIGINT)
+        self._runner.interrupts(run, lambda: signal.pthread_kill(main, signal.SIGINT))

@@ -30,7 +30,7 @@ from celery_actors.exceptions import RuntimeEnvSetupError
 from celery_actors.ids import mailbox_name, object_id
 from celery_actors.protocol.concurrency import Concurrency
 from celery_actors.protocol.creation import Creation, decode_creation
-from celery_actors.protocol.orders import OrderKind, decode_order
+from celery_actors.protocol.orders import CancelledCall, OrderKind, decode_order
 from celery_actors.protocol.signing import Signer
 from celery_actors.protocol.withdrawals import Withdrawal, encode_withdrawal
 from celery_actors.store.committer import Committer
@@ -374,8 +374,9 @@ class ActorProcess:
             return self._withdraw(bytes.fromhex(order.subject))
         if order.kind is not OrderKind.CANCEL:
             raise ValueError(f"an order to {order.kind.value} does not come this way")
-        raw = bytes.fromhex(order.subject)
-        return self._cancel_call(raw[:8], int.from_bytes(raw[8:], "big"), order.recursive)
+        return self._cancel_call(
+            CancelledCall.decode(bytes.fromhex(order.subject)), order.recursive
+        )
 
     def _withdraw(self, caller: bytes) -> str:
         """Begin none of a caller's tasks that wait here, and tell it which these are."""
@@ -392,9 +393,10 @@ class ActorProcess:
         cancellations.withdraw(caller, taken, tell)
         return "withdrawn"
 
-    def _cancel_call(self, caller: bytes, task: int, recursive: bool) -> str:
+    def _cancel_call(self, wanted: CancelledCall, recursive: bool) -> str:
+        caller, task, sequence = wanted
         found = self._cancellations.cancel(
-            caller, task, recursive, lambda: self._commits.is_finished(caller, task)
+            caller, task, recursive, lambda: self._commits.is_finished(caller, sequence)
         )
         if found is Found.WAITING:
             # Its getters need not wait until the actor comes to it.
@@ -406,7 +408,7 @@ class ActorProcess:
     def _cancelled_before(self) -> None:
         """Take note of the calls that were cancelled before this process could be told."""
         for member in self._process.results.cancelled(self._actor):
-            self._cancel_call(member[:8], int.from_bytes(member[8:], "big"), recursive=False)
+            self._cancel_call(CancelledCall.decode(member), recursive=False)
 
     # -- CPUs -------------------------------------------------------------------------
 

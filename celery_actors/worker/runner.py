@@ -89,7 +89,8 @@ class Run(RunningCall):
     over = False
     since = 0.0
     shielded = False  # results of it are being committed
-    interrupted = False  # meanwhile
+    owes_interruption = False  # one came meanwhile
+    _interrupted = False
 
     def __init__(self, call: Call, describe: Callable[[str], str]) -> None:
         self.key = (call.caller, call.task)
@@ -100,6 +101,18 @@ class Run(RunningCall):
         if call.flags & CallFlag.OPTIONS:
             pickled, self.payload = split_options(call.payload)
             self.options = decode_options(pickled)
+
+    def be_interrupted(self) -> None:
+        """Raise where the call is, in its thread; once, however often it is cancelled.
+
+        :raises KeyboardInterrupt: it was not interrupted before, and is not shielded.
+        """
+        if self._interrupted:
+            return
+        self.owes_interruption = self.shielded
+        if not self.shielded:
+            self._interrupted = True
+            raise KeyboardInterrupt
 
     @property
     def function(self) -> str:
@@ -120,9 +133,8 @@ def shielded(run: Run) -> Iterator[None]:
         yield
     finally:
         run.shielded = False
-    if run.interrupted:
-        run.interrupted = False
-        raise KeyboardInterrupt
+    if run.owes_interruption:
+        run.be_interrupted()
 
 
 #: The call that this thread, or this asyncio task, runs.
@@ -204,6 +216,10 @@ class Runner:
             run.since = time.monotonic()
         current_run.set(run)
         return run
+
+    def interrupts(self, run: Run, interrupt: Callable[[], None]) -> None:
+        """Say how a call that was begun is made to end; done at once if it was cancelled by now."""
+        self._cancellations.interrupts(run, interrupt)
 
     def _may_run_again(self, run: Run) -> bool:
         retries = run.options.retries

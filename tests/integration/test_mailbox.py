@@ -120,7 +120,7 @@ def test_what_is_not_signed_with_the_key_is_rejected(
         increment(theirs, actor),
         increment(theirs, actor, payload=evil),
         increment(ours, other),
-        b"CAO2" + bytes(40),
+        b"CAO3" + bytes(40),
         encode_order(theirs, mailbox_name(actor_id_of(actor)), Order(OrderKind.STOP, "")),
         encode_order(ours, mailbox_name(actor_id_of(other)), Order(OrderKind.STOP, "")),
     ]

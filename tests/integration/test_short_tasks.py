@@ -34,13 +34,18 @@ def note(folder: str, name: object) -> None:
 
 
 @ray.remote
-def short(folder: str, number: int) -> int:
+def short(folder: str, number: object) -> object:
     note(folder, number)
     return number
 
 
 @ray.remote
-def blocker(folder: str, gate: str, number: int) -> str:
+def follows(_: str, folder: str, number: int) -> None:
+    note(folder, f"late{number}")
+
+
+@ray.remote
+def blocker(folder: str, gate: str, number: object) -> str:
     note(folder, f"blocker{number}")
     while not Path(gate).exists():
         time.sleep(0.01)
@@ -162,6 +167,55 @@ def test_a_task_that_waits_behind_another_can_be_cancelled(folder: Path, tmp_pat
     gate.touch()
     assert ray.get(blocked, timeout=SECONDS) == ["done"] * CPUS
     assert set(runs(folder)) == {f"blocker{number}" for number in range(CPUS)}
+
+
+def test_a_task_that_came_late_to_its_executor_can_be_cancelled(
+    folder: Path, tmp_path: Path
+) -> None:
+    """It was submitted before what its executor has finished by now, and has its place behind."""
+    argument, gate = tmp_path / "argument", tmp_path / "gate"
+    awaited = blocker.options(num_cpus=0).remote(str(folder), str(argument), "argument")
+    late = [follows.remote(awaited, str(folder), number) for number in range(20)]
+    early = [short.remote(str(folder), f"early{number}") for number in range(40)]
+    ray.get(early, timeout=SECONDS)
+    blocked = [blocker.remote(str(folder), str(gate), number) for number in range(CPUS)]
+    for number in range(CPUS):
+        wait_until((folder / f"blocker{number}").exists, "all executors to be busy")
+    argument.touch()
+    ray.wait([awaited], timeout=SECONDS)
+    outboxes = require_process().outboxes
+    wait_until(
+        lambda: sum(len(box.unresolved) for box in list(outboxes.values())) > CPUS,
+        "tasks to be sent",
+    )
+    for ref in late:
+        ray.cancel(ref)
+    for ref in late:
+        with pytest.raises(ray.exceptions.TaskCancelledError):
+            ray.get(ref, timeout=SECONDS)
+    gate.touch()
+    assert ray.get(blocked, timeout=SECONDS) == ["done"] * CPUS
+    assert not any(name.startswith("late") for name in runs(folder))
+
+
+def test_a_task_that_was_taken_back_can_be_cancelled(folder: Path, tmp_path: Path) -> None:
+    """Its place in the executor that it was taken back from is still there, and is not it."""
+    gate = tmp_path / "gate"
+    blocked = [blocker.remote(str(folder), str(gate), number) for number in range(CPUS)]
+    before = taken_back()
+    refs = [short.remote(str(folder), number) for number in range(40)]
+    wait_until(lambda: taken_back() > before, "tasks to be taken back")
+    for ref in refs:
+        ray.cancel(ref)
+    for ref in refs:
+        with pytest.raises(ray.exceptions.TaskCancelledError):
+            ray.get(ref, timeout=SECONDS)
+    gate.touch()
+    assert ray.get(blocked, timeout=SECONDS) == ["done"] * CPUS
+    last = [short.remote(str(folder), f"last{number}") for number in range(40)]  # run behind them
+    ray.get(last, timeout=SECONDS)
+    expected = {f"blocker{number}" for number in range(CPUS)}
+    assert {name for name in runs(folder) if not name.startswith("last")} == expected
 
 
 def test_a_death_costs_those_that_had_not_begun_no_retry(folder: Path) -> None:

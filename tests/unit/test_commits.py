@@ -95,8 +95,6 @@ def interrupt() -> None:
 
 
 def test_an_interruption_waits_until_results_are_committed(run: Run) -> None:
-    with pytest.raises(KeyboardInterrupt):
-        interrupt()
     done = []
 
     def commit() -> None:
@@ -108,6 +106,16 @@ def test_an_interruption_waits_until_results_are_committed(run: Run) -> None:
         commit()
     assert done
     with shielded(run):
-        pass  # it came once
-    run.over = True
+        pass
+    interrupt()  # it came, and comes once
+
+
+def test_an_interruption_comes_once_and_not_after_the_end(run: Run) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        interrupt()
     interrupt()
+    later = Run(run.call, str)
+    later.cancelled = later.over = True
+    token = current_run.set(later)
+    interrupt()
+    current_run.reset(token)

@@ -120,15 +120,6 @@ def test_only_the_first_may_have_begun_when_an_executor_dies() -> None:
     assert give(made, task(9)) == [], "it gets nothing more"
 
 
-def test_what_was_cancelled_where_it_waited_is_not_given_to_another() -> None:
-    objects = ObjectTable()
-    made = pool(1)
-    call = task(1, entries=(objects.add(object_id(CALLER, 1)),))
-    objects.settle(call.entries[0], ObjectState.READY, b"a value")
-    assert give(made, call, task(2))[0][1].task == 2
-    assert not made.ready
-
-
 def outbox() -> tuple[Outbox, ObjectTable, list[PendingCall]]:
     objects = ObjectTable()
     box = Outbox(b"a" * 16, "queue", objects)
