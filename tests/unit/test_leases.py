@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from celery_actors.client.leases import Lease, Pool, Shape
-from celery_actors.client.objects import ObjectState, ObjectTable
+from celery_actors.client.objects import ObjectTable
 from celery_actors.client.outbox import Outbox, PendingCall, TaskWithdrawn
 from celery_actors.ids import object_id
 from celery_actors.protocol.calls import CallFlag
