@@ -50,6 +50,8 @@ class Settings:
     """Where large values go when memory is full; empty: a directory of the system's."""
     allow_plain: bool = True
     """Whether unsigned JSON messages of plain Celery clients may call an actor."""
+    express: bool = True
+    """Whether a call may go straight to an idle actor of this machine, beside its mailbox."""
     broker_options: Mapping[str, Any] = field(default_factory=dict)
     """``broker_use_ssl``, ``redis_backend_use_ssl`` and kin, passed through."""
 
@@ -120,6 +122,7 @@ _OVERRIDABLE = (
     "shared_memory_dir",
     "spill_dir",
     "allow_plain",
+    "express",
 )
 
 

@@ -23,6 +23,7 @@ from typing_extensions import Self
 
 __all__ = [
     "CALLER_BYTES",
+    "NO_INCARNATION",
     "OBJECT_BYTES",
     "ActorID",
     "PlacementGroupID",
@@ -43,6 +44,8 @@ __all__ = [
 CALLER_BYTES = 8
 OBJECT_BYTES = 18
 GROUP_BYTES = 16
+#: Stands where no incarnation of an actor (8 bytes, random) is meant.
+NO_INCARNATION = bytes(8)
 _OBJECT = Struct(">8sQH")
 _TASK_BITS = 48
 

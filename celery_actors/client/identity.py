@@ -35,6 +35,7 @@ def after_fork(process: Process) -> None:
     process.renew_locks()  # a thread of the parent may hold the inherited ones
     process.replies.abandon()
     process.mailbox.abandon()
+    process.sender.express.abandon()
     process.redis.connection_pool.reset()
     held = [hold.actor for hold in process.holds.all()]
     _rename(process)

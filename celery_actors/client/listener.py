@@ -161,6 +161,7 @@ class Listener:
                     self._reading.release()
                 else:
                     self.wake()  # if it is the background thread that leads, it steps aside
+                    self._process.sender.express.catch_up()
                     event.wait(left)
         finally:
             with self._followers_lock:
@@ -195,7 +196,7 @@ class Listener:
         mine = self._wakeup if background else self._leader_wakeup
         poll = self._poll(pushes, broker, mine)
         milliseconds = None if timeout is None else max(0.0, timeout) * 1000
-        for number, _ in self._spin(poll, milliseconds) if spin else poll.poll(milliseconds):
+        for number, _ in self._spin(poll, milliseconds) if spin else self._idle(poll, milliseconds):
             if number == pushes:
                 process.read_pushes()
             elif number == broker:
@@ -217,9 +218,14 @@ class Listener:
             until = begun + _LONGEST_SPIN
             while not (ready := poll.poll(0)) and monotonic() < until:
                 os.sched_yield()
-        ready = ready or poll.poll(milliseconds)
+        ready = ready or self._idle(poll, milliseconds)
         self._usual_wait += (min(monotonic() - begun, _LONG_WAIT) - self._usual_wait) / 4
         return ready
+
+    def _idle(self, poll: select.poll, milliseconds: float | None) -> list[tuple[int, int]]:
+        """Poll, asleep: what is awaited may have to be sent first."""
+        self._process.sender.express.catch_up()
+        return poll.poll(milliseconds)
 
     def _poll(self, *numbers: int) -> select.poll:
         """Return a poll object for descriptors; the same ones mostly come again.

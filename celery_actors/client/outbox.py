@@ -19,6 +19,7 @@ from typing import Any
 
 from celery_actors.client.objects import Entry, ObjectState, ObjectTable, Waiter
 from celery_actors.exceptions import ActorsError
+from celery_actors.ids import NO_INCARNATION
 from celery_actors.protocol.calls import CallFlag, encode_call
 from celery_actors.protocol.cursors import Cursor
 from celery_actors.protocol.payload import encode_arguments, set_apart
@@ -144,6 +145,7 @@ class Outbox:
         self.next_resend = 0.0
         self.shares_memory = False  # the actor does, as its last push says
         self.avoids_ring = False
+        self.express = NO_INCARNATION  # of the actor, if it reads what comes by express
         self.last_taken = 0.0  # when the last batch was taken to be sent
         self.last_size = 0  # bytes of it
         self._resend_pause = _RESEND_FIRST
@@ -208,6 +210,12 @@ class Outbox:
     def near(self) -> bool:
         """Whether the actor can read this process's ring."""
         return self.shares_memory and not self.avoids_ring
+
+    def is_alone(self, batch: Sequence[PendingCall]) -> bool:
+        """Whether a batch is one call, sent for the first time, and nothing else is under way."""
+        if len(batch) != 1 or len(self.unresolved) != 1:
+            return False
+        return not batch[0].sent and not batch[0].flags & _NOTHING
 
     def needs(self, sequences: Iterable[int]) -> bool:
         """Whether one of these calls is unresolved: the actor may have to read it again."""

@@ -35,7 +35,7 @@ from celery_actors.client.streams import Streams
 from celery_actors.client.values import Values
 from celery_actors.config import Settings
 from celery_actors.exceptions import TamperedError
-from celery_actors.ids import mailbox_name, object_id
+from celery_actors.ids import NO_INCARNATION, mailbox_name, object_id
 from celery_actors.protocol.orders import Order, OrderKind
 from celery_actors.protocol.signing import Signer
 from celery_actors.protocol.values import Copy, decode_push, is_push
@@ -172,6 +172,7 @@ class Process:
         if not self.leads_job:  # a job's end has done it (see end_job)
             self.sender.leave_ring()
         self.flush()
+        self.sender.express.finish()
         self.listener.close()
         with self.mailbox.lock:
             self.mailbox.disconnect()
@@ -349,6 +350,8 @@ class Process:
                     self.housekeeping.discard(entry)
             if box is not None:
                 box.shares_memory = self.segments.rings.are_read_by(push.memory)
+                near = box.shares_memory and self.settings.express
+                box.express = push.express if near else NO_INCARNATION
                 self.housekeeping.calls_resolved(box.resolve_through(push.cursor))
 
     def run_after(self) -> None:

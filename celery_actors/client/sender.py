@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from celery_actors.client.express import Express
 from celery_actors.client.mailbox import LOST
 from celery_actors.client.objects import Entry, ObjectState, Waiter
 from celery_actors.client.outbox import Outbox, PendingCall
@@ -41,6 +42,7 @@ class Sender:
 
     def __init__(self, process: Process) -> None:
         self._p = process
+        self.express = Express(process)
 
     def payload(self, dumped: Dumped, inline: bool = False) -> tuple[bytes, int, Sequence[Any]]:
         """Return the payload for pickled arguments, its flags, and what it keeps alive.
@@ -254,11 +256,17 @@ class Sender:
                 first = not batch[0].sent
                 by_ring = first and box.near and box.last_size > _RING_FROM
                 apart: list[memoryview] | None = [] if by_ring else None
+                by_express = not by_ring and self.express.may_take(box, batch)
                 encoded = [call.encode(apart) for call in batch]
                 for call in batch:
                     call.sent = True
                 caller = self._p.caller  # others take a new one with new outboxes, under the lock
             signer = self._p.signer
+            self.express.publish_before(box)
+            if by_express and self.express.send(box, caller, floor, encoded[0]):
+                continue
+            self.express.publish(box)
+            self.express.sends_by_mailbox(box)
             message = encode_calls(signer, box.actor, caller, floor, encoded)
             if apart is not None:
                 sequences = tuple(call.sequence for call in batch)

@@ -1,15 +1,17 @@
-"""The message with calls, as it lies in an actor's mailbox.  Version 2.
+"""The message with calls, as it lies in an actor's mailbox.  Version 3.
 
 One AMQP message carries one or many calls of one caller to one actor, in order.
 All integers are big-endian.  ::
 
-    0   4   b"CAM2"                       magic and version
+    0   4   b"CAM3"                       magic and version
     4   16  signature                     over b"calls" and everything after it
     20  16  actor id
     36  8   caller id
     44  8   floor                         caller's lowest unresolved sequence here
-    52  2   count
-    54  …   count times a call:
+    52  8   incarnation                   of the actor, to which the message went also by
+                                          express (celery_actors.store.express), or zeros
+    60  2   count
+    62  …   count times a call:
             8  sequence   rises with each call of this caller to this actor
             8  previous   sequence of the caller's previous call to this actor, 0: none
             8  task       sequence in the task id (differs from ``sequence`` where a
@@ -30,6 +32,7 @@ from struct import Struct
 from typing import Final, NamedTuple
 
 from celery_actors.exceptions import TamperedError
+from celery_actors.ids import NO_INCARNATION
 from celery_actors.protocol.signing import SIGNATURE_BYTES, Signer
 
 __all__ = [
@@ -46,9 +49,9 @@ __all__ = [
 CALLS_TASK = "celery_actors.calls"
 CONTENT_TYPE = "application/x-celery-actors"
 
-_MAGIC = b"CAM2"
+_MAGIC = b"CAM3"
 _KIND = b"calls"
-_HEAD = Struct(">16s8sQH")
+_HEAD = Struct(">16s8sQ8sH")
 _CALL = Struct(">QQQBHBI")
 _BODY_AT = len(_MAGIC) + SIGNATURE_BYTES
 
@@ -83,11 +86,15 @@ class Call(NamedTuple):
 
 
 class CallBatch(NamedTuple):
-    """The calls of one message."""
+    """The calls of one message.
+
+    :ivar express: the incarnation to which it went by express, too.
+    """
 
     actor: bytes
     caller: bytes
     floor: int
+    express: bytes
     calls: Sequence[Call]
 
 
@@ -106,10 +113,18 @@ def encode_call(
 
 
 def encode_calls(
-    signer: Signer, actor: bytes, caller: bytes, floor: int, calls: Sequence[bytes]
+    signer: Signer,
+    actor: bytes,
+    caller: bytes,
+    floor: int,
+    calls: Sequence[bytes],
+    express: bytes = NO_INCARNATION,
 ) -> bytes:
-    """Return the message body with ``calls``, each encoded by :func:`encode_call`."""
-    body = b"".join((_HEAD.pack(actor, caller, floor, len(calls)), *calls))
+    """Return the message body with ``calls``, each encoded by :func:`encode_call`.
+
+    :param express: the incarnation to which it goes by express, too.
+    """
+    body = b"".join((_HEAD.pack(actor, caller, floor, express, len(calls)), *calls))
     return b"".join((_MAGIC, signer.sign(_KIND, body), body))
 
 
@@ -123,11 +138,11 @@ def decode_calls(signer: Signer, actor: bytes, data: bytes) -> CallBatch:
     if len(data) < _BODY_AT + _HEAD.size or data[:4] != _MAGIC:
         raise TamperedError(f"{what} is not of this protocol (expected {_MAGIC!r})")
     signer.check(data[4:_BODY_AT], _KIND, memoryview(data)[_BODY_AT:], what=what)
-    meant_for, caller, floor, count = _HEAD.unpack_from(data, _BODY_AT)
+    meant_for, caller, floor, express, count = _HEAD.unpack_from(data, _BODY_AT)
     if meant_for != actor:
         raise TamperedError(f"{what} was signed for actor {meant_for.hex()}")
     try:
-        return CallBatch(actor, caller, floor, _calls(data, caller, count))
+        return CallBatch(actor, caller, floor, express, _calls(data, caller, count))
     except struct.error as error:
         raise TamperedError(f"{what} is cut short") from error
 

@@ -20,9 +20,10 @@ A *push* tells a caller what a commit finished::
     4   16  signature    over b"push", the caller id and everything after it
     20  16  actor id
     36  8   memory       what those have in common who share memory (celery_actors.store.ring)
-    44  8   cursor       the caller's highest finished sequence at this actor
-    52  2   count        of results
-    54  1   places       how many, and each of them (see protocol.places): records in the
+    44  8   incarnation  of the actor, if calls may go to it by express, else zeros
+    52  8   cursor       the caller's highest finished sequence at this actor
+    60  2   count        of results
+    62  1   places       how many, and each of them (see protocol.places): records in the
                          actor's ring with copies of some of the results
         …   count times: 8 task sequence, 2 index, 4 length, value
                          (length 0xffffffff: announced, read it from the store; 0xfffffffe: the
@@ -44,7 +45,7 @@ from typing_extensions import Buffer
 
 from celery_actors.exceptions import TamperedError
 from celery_actors.flat import Frame
-from celery_actors.ids import OBJECT_BYTES
+from celery_actors.ids import NO_INCARNATION, OBJECT_BYTES
 from celery_actors.protocol.cursors import Cursor
 from celery_actors.protocol.places import Place, decode_place, encode_place
 from celery_actors.protocol.signing import SIGNATURE_BYTES, Signer
@@ -72,7 +73,7 @@ __all__ = [
 _VALUE_KIND = b"value"
 _PUSH_KIND = b"push"
 _PUSH_MAGIC = b"CAR4"
-_PUSH_HEAD = Struct(">16s8sQH")
+_PUSH_HEAD = Struct(">16s8s8sQH")
 _PUSH_ITEM = Struct(">QHI")
 _PUSH_AT = len(_PUSH_MAGIC) + SIGNATURE_BYTES
 _ANNOUNCED = 0xFFFFFFFF
@@ -154,6 +155,7 @@ class Push(NamedTuple):
 
     actor: bytes
     memory: bytes
+    express: bytes
     cursor: Cursor
     results: Sequence[tuple[int, int, bytes | Copy | None]]
     """As :class:`Pushed`, unnamed: there are many."""
@@ -270,6 +272,7 @@ def encode_push(
     cursor: Cursor,
     results: Iterable[tuple[int, int, bytes | Copy | None]],
     memory: bytes = bytes(8),
+    express: bytes = NO_INCARNATION,
 ) -> bytes:
     """Encode what a commit finished for one caller.
 
@@ -289,7 +292,7 @@ def encode_push(
             if not places or value.place is not places[-1]:
                 places.append(value.place)
             parts += (pack(task, index, _COPIED), _COPY.pack(len(places) - 1, *value[1:]))
-    head = _PUSH_HEAD.pack(actor, memory, cursor.high, count)
+    head = _PUSH_HEAD.pack(actor, memory, express, cursor.high, count)
     if cursor.unfinished:
         parts.append(Struct(f">{len(cursor.unfinished)}Q").pack(*cursor.unfinished))
     body = b"".join((head, bytes((len(places),)), *map(encode_place, places), *parts))
@@ -310,7 +313,7 @@ def decode_push(signer: Signer, caller: bytes, data: bytes) -> Push:
     if not is_push(data) or len(data) < _PUSH_AT + _PUSH_HEAD.size:
         raise TamperedError("a reply is not of this protocol")
     signer.check(view[4:_PUSH_AT], _PUSH_KIND, caller, view[_PUSH_AT:], what="a reply")
-    actor, memory, high, count = _PUSH_HEAD.unpack_from(data, _PUSH_AT)
+    actor, memory, express, high, count = _PUSH_HEAD.unpack_from(data, _PUSH_AT)
     offset = _PUSH_AT + _PUSH_HEAD.size
     places: list[Place] = []
     count_of_places, offset = data[offset], offset + 1
@@ -334,4 +337,4 @@ def decode_push(signer: Signer, caller: bytes, data: bytes) -> Push:
     unfinished: tuple[int, ...] = ()
     if offset < len(data):
         unfinished = unpack_from(f">{(len(data) - offset) // 8}Q", data, offset)
-    return Push(actor, memory, Cursor(high, unfinished), results)
+    return Push(actor, memory, express, Cursor(high, unfinished), results)

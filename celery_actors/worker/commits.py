@@ -13,7 +13,7 @@ import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 
-from celery_actors.ids import CALLER_BYTES
+from celery_actors.ids import CALLER_BYTES, NO_INCARNATION
 from celery_actors.protocol.cursors import Cursor
 from celery_actors.protocol.signing import Signer
 from celery_actors.protocol.values import Copy, encode_push
@@ -65,6 +65,8 @@ class Commits:
     instructions.  ``_sending`` guards the connection and the commit in flight; the
     flusher holds it while it waits for an answer, the executor only tries it, except when
     it has nothing else to do.
+
+    :ivar express: callers are told that calls may come to this incarnation by express.
     """
 
     def __init__(
@@ -84,6 +86,7 @@ class Commits:
         self._rings = rings
         self._progress = progress
         self._on_committed = on_committed
+        self.express = NO_INCARNATION
         self._gathering = threading.Lock()
         self._sending = threading.Lock()
         self._waiting = Finished()
@@ -219,7 +222,7 @@ class Commits:
             for number, (_, task, index, value, whole) in enumerate(results)
         ]
         memory = self._rings.memory
-        return encode_push(self._signer, caller, self._actor, cursor, pushed, memory)
+        return encode_push(self._signer, caller, self._actor, cursor, pushed, memory, self.express)
 
     def _copies(self, results: Sequence[Result], large: Sequence[int]) -> dict[int, Copy]:
         """Leave copies of values, which are only announced, in records of the ring.

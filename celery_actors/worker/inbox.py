@@ -19,6 +19,7 @@ from typing import Any
 
 from amqp.exceptions import RecoverableConnectionError
 
+from celery_actors.store.express import ExpressSocket
 from celery_actors.worker.buffered import BufferedConnection
 
 __all__ = ["Inbox", "MailboxReader"]
@@ -99,6 +100,12 @@ class MailboxReader:
             self.give()
             self._call_soon(self._let_loop_read)
 
+    def take_express(self, express: ExpressSocket, take: Callable[[bytes], None]) -> None:
+        """Take in the next that came by express.  Executor."""
+        with self._connection.reading:
+            if self._usable and (message := express.receive()) is not None:
+                take(message)
+
     def close(self) -> None:
         """The executor takes nothing from this connection any more.  Consumer's thread."""
         with self._connection.reading:
@@ -128,7 +135,12 @@ class Inbox:
     """Filled by any thread, emptied by the executor's.  As :class:`queue.SimpleQueue`.
 
     :ivar reader: of the present connection, if its socket can be read here.
+    :ivar express: what comes that way is read as well, while the mailbox is.
+    :ivar take_express: takes it in.
     """
+
+    express: ExpressSocket | None = None
+    take_express: Callable[[bytes], None]
 
     def __init__(self) -> None:
         self._items: deque[Any] = deque()
@@ -185,12 +197,20 @@ class Inbox:
             return
         ready = self._poll(number).poll(None if timeout is None else timeout * 1000)
         self._waiting = False
+        express, arrived = self.express, False
         for which, _ in ready:
             if which == self._wakeup:
                 with contextlib.suppress(BlockingIOError):
                     os.eventfd_read(self._wakeup)
-            elif reader is not None:
+            elif reader is None:
+                continue
+            elif which == number:
                 reader.read()
+            else:
+                arrived = True
+        # What has come into the mailbox is first; the other then waits for the next look.
+        if arrived and reader is not None and express is not None and not self._items:
+            reader.take_express(express, self.take_express)
 
     def _poll(self, number: int) -> select.poll:
         """Return a poll object for a socket (-1: none) and :meth:`wake`.
@@ -203,6 +223,8 @@ class Inbox:
             poll.register(self._wakeup, select.POLLIN)
             if number >= 0:
                 poll.register(number, select.POLLIN)
+                if self.express is not None:
+                    poll.register(self.express, select.POLLIN)
         return poll
 
     def __repr__(self) -> str:

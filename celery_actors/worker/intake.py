@@ -15,8 +15,14 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from celery_actors.exceptions import TamperedError
-from celery_actors.ids import mailbox_name
-from celery_actors.protocol.calls import CONTENT_TYPE, Call, CallFlag, decode_calls
+from celery_actors.ids import NO_INCARNATION, mailbox_name
+from celery_actors.protocol.calls import (
+    CONTENT_TYPE,
+    Call,
+    CallBatch,
+    CallFlag,
+    decode_calls,
+)
 from celery_actors.protocol.cursors import Cursor
 from celery_actors.protocol.orders import OrderKind, decode_order, is_order
 from celery_actors.protocol.payload import is_apart, put_together
@@ -68,6 +74,7 @@ class Intake:
     :param ask_again: has a caller send again, from a sequence on; whether it may use its ring.
     :param on_rejected: has a message rejected: its channel and delivery tag.
     :param read_place: reads what lies in a caller's ring.
+    :param incarnation: of the actor, which this process is.
     """
 
     def __init__(
@@ -83,6 +90,7 @@ class Intake:
         class_name: str,
         on_rejected: Callable[[Any, int], None],
         read_place: Callable[[Place], bytes | None],
+        incarnation: bytes,
     ) -> None:
         self._actor = actor
         self._queue = mailbox_name(actor)
@@ -96,6 +104,7 @@ class Intake:
         self._class_name = class_name
         self._on_rejected = on_rejected
         self._read_place = read_place
+        self._incarnation = incarnation
         self.accepted: dict[bytes, int] = {}
         self.attempts: dict[tuple[bytes, int], int] = {}
         self._before: dict[bytes, Cursor] = {}
@@ -109,6 +118,7 @@ class Intake:
         self.rejected = 0
         self.repeats = 0
         self.gaps = 0
+        self.expressed = 0
         self.stopping = False
 
     def __call__(
@@ -131,6 +141,37 @@ class Intake:
         except _REJECTED as error:
             self._reject(channel, tag, error)
 
+    def take_express(self, body: bytes) -> None:
+        """Take a message that came by express, while the actor is idle.
+
+        Whatever is to be said of a call but that it is the next of its caller is left to the
+        message in the mailbox.  Never raises, as above.
+        """
+        if self.stopping:
+            return
+        try:
+            batch = decode_calls(self._signer, self._actor, body)
+        except _REJECTED as error:
+            self.rejected += 1
+            logger.error("dropped what came to %s by express: %s", self._class_name, error)
+            return
+        caller, accepted = batch.caller, self.accepted.get(batch.caller)
+        if accepted is None or batch.express != self._incarnation or len(batch.calls) != 1:
+            return
+        (call,) = batch.calls
+        follows = call.previous <= accepted or call.previous < batch.floor
+        before = self._before.get(caller)
+        if (
+            not accepted < call.sequence
+            or not follows
+            or (before is not None and before.covers(call.sequence))
+        ):
+            return
+        self.expressed += 1
+        self._resent[caller] = 0  # it was never sent before, nor is what its caller sends next
+        self.accepted[caller] = call.sequence
+        self._inbox.put([call])
+
     def _reject(self, channel: Any, tag: int, error: Exception) -> None:
         self.rejected += 1
         logger.error("rejected a message in the mailbox of %s: %s", self._class_name, error)
@@ -150,18 +191,25 @@ class Intake:
             redelivered = bool(message.delivery_info.get("redelivered"))
             self._take_calls(message.delivery_tag, body, redelivered)
 
+    def _from_ring(self, tag: int, body: bytes) -> CallBatch | None:
+        """Return what a notice stands for; ``None``: it is not to be had."""
+        notice = decode_notice(self._signer, self._actor, body)
+        found = self._read_place(notice.place)
+        if found is None:
+            self._lost(tag, notice)
+            return None
+        batch = decode_calls(self._signer, self._actor, found[: notice.size])
+        if batch.caller != notice.caller:
+            raise TamperedError("a notice stands for a message of another caller")
+        buffers = memoryview(found)[notice.size :]
+        return batch._replace(calls=_with_buffers(batch.calls, buffers))
+
     def _take_calls(self, tag: int, body: bytes, redelivered: bool) -> None:
         if is_notice(body):
-            notice = decode_notice(self._signer, self._actor, body)
-            found = self._read_place(notice.place)
+            found = self._from_ring(tag, body)
             if found is None:
-                self._lost(tag, notice)
                 return
-            batch = decode_calls(self._signer, self._actor, found[: notice.size])
-            if batch.caller != notice.caller:
-                raise TamperedError("a notice stands for a message of another caller")
-            buffers = memoryview(found)[notice.size :]
-            batch = batch._replace(calls=_with_buffers(batch.calls, buffers))
+            batch = found
         else:
             batch = decode_calls(self._signer, self._actor, body)
         caller, floor = batch.caller, batch.floor
@@ -172,7 +220,8 @@ class Intake:
         for call in batch.calls:
             sequence = call.sequence
             if sequence <= accepted:
-                self.repeats += 1
+                if batch.express != self._incarnation:  # else it was here before, by express
+                    self.repeats += 1
                 taken.append(sequence)
                 continue
             if (
@@ -194,7 +243,7 @@ class Intake:
             else:
                 fresh.append(call)
         if fresh and self._most_suspects:
-            self._suspect(fresh, redelivered)
+            self._suspect(fresh, redelivered or self._went_before(batch))
         # Before the inbox: the executor may finish the calls at once.
         self._acks.add(tag, caller, taken, [call.sequence for call in fresh])
         if caller not in self.accepted:
@@ -257,6 +306,10 @@ class Intake:
                 continue
             begun = call.caller, call.sequence
             self.attempts[begun] = self.attempts.get(begun, 0) + 1
+
+    def _went_before(self, batch: CallBatch) -> bool:
+        """Whether an earlier incarnation may have had a message by express."""
+        return batch.express not in (NO_INCARNATION, self._incarnation)
 
     def _forget_dead_callers(self) -> None:
         """Drop what is kept of callers that are gone, when many have come.

@@ -13,6 +13,7 @@ from pathlib import Path
 from celery_actors.config import Settings
 from celery_actors.control import Control, EndedCaller, NodeRemoval, Placement
 from celery_actors.ids import mailbox_name, node_queue_name
+from celery_actors.store.express import sweep_express
 from celery_actors.store.results import Results
 from celery_actors.store.segments import spill_directory
 from celery_actors.store.shm import sweep
@@ -124,6 +125,6 @@ class Janitor:
             return job in running or (job == "node" and rest in nodes)
 
         for directory in (Path(self._settings.shared_memory_dir), spill_directory(self._settings)):
-            removed = sweep(directory, alive)
+            removed = sweep(directory, alive) + sweep_express(directory)
             if removed:
                 logger.info("removed %d shared-memory files of ended jobs", removed)

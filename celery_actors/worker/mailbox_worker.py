@@ -375,6 +375,7 @@ class MailboxWorker(WorkController):  # type: ignore[misc]
             "rejected": intake.rejected,
             "repeats": intake.repeats,
             "gaps": intake.gaps,
+            "express": intake.expressed,
         }
         return shown
 

@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
@@ -34,6 +35,8 @@ from celery_actors.protocol.orders import CancelledCall, OrderKind, decode_order
 from celery_actors.protocol.signing import Signer
 from celery_actors.protocol.withdrawals import Withdrawal, encode_withdrawal
 from celery_actors.store.committer import Committer
+from celery_actors.store.express import ExpressSocket, express_path
+from celery_actors.store.ring import NO_MEMORY
 from celery_actors.worker.acks import Acknowledgements, ConcurrentAcknowledgements
 from celery_actors.worker.activity import Activity
 from celery_actors.worker.cancellation import Cancellations, Found, TaskCancellations
@@ -94,6 +97,7 @@ class ActorProcess:
         self._launch = launch
         self._worker = prepared.worker
         self._actor = bytes.fromhex(launch.actor_id)
+        self._incarnation = bytes.fromhex(launch.incarnation)
         settings = launch.settings
         self._process = Process(
             settings,
@@ -141,6 +145,7 @@ class ActorProcess:
         """Run until the actor is over; returns the exit status."""
         sys.setswitchinterval(_SWITCH_INTERVAL)
         self.make_parts()
+        express = self._open_express()
         self._resume()
         launch, executor, worker = self._launch, self._executor, self._worker
         self._activity.install()
@@ -178,6 +183,8 @@ class ActorProcess:
                 self._process.control.failed(launch.actor_id, launch.incarnation, why, None)
         worker.finish()
         thread.join(timeout=5)
+        if express is not None:
+            express.close()
         self._process.close()
         sys.stdout.flush()
         sys.stderr.flush()
@@ -235,6 +242,7 @@ class ActorProcess:
             launch.class_name,
             self._reject,
             process.segments.rings.read,
+            self._incarnation,
         )
         self._worker.serve(
             launch.hostname,
@@ -261,6 +269,22 @@ class ActorProcess:
         )
         self._executor = self._make_executor(concurrency)
         process.parent_task = _task_that_runs
+
+    def _open_express(self) -> ExpressSocket | None:
+        """Make the socket for calls that come by express, where the executor can read it."""
+        settings, inbox = self._launch.settings, self._inbox
+        if not isinstance(inbox, Inbox) or settings.broker_options.get("broker_use_ssl"):
+            return None
+        if not settings.express or self._process.segments.rings.memory == NO_MEMORY:
+            return None
+        try:
+            made = ExpressSocket(express_path(Path(settings.shared_memory_dir), self._incarnation))
+        except OSError as error:
+            logger.info("no calls by express, they go by RabbitMQ alone: %s", error)
+            return None
+        inbox.express, inbox.take_express = made, self._intake.take_express
+        self._commits.express = self._incarnation
+        return made
 
     def _make_executor(self, concurrency: Concurrency) -> Executor:
         parts: tuple[Any, ...] = (

@@ -24,6 +24,7 @@ from celery_actors.worker.acks import Acknowledgements
 from celery_actors.worker.intake import Intake
 
 ACTOR, ONE, TWO = b"a" * 16, b"1" * 8, b"2" * 8
+INCARNATION, EARLIER = b"new-one!", b"old-one!"
 
 
 class Taken:
@@ -51,6 +52,7 @@ class Taken:
             "Counter",
             lambda _channel, tag: self.rejected.append(tag),
             self.ring.get,
+            INCARNATION,
         )
         self.intake.resume(cursors, suspects)
         self._tag = 0
