@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeAlias, TypeVar, overload
 
 from celery_actors import serialization
-from celery_actors.client.current import require_process
+from celery_actors.client.current import current_process, require_process
 from celery_actors.client.holds import Hold
 from celery_actors.declarations import MYPY, Held, submits
 from celery_actors.generators import ObjectRefGenerator
@@ -294,6 +294,9 @@ class ActorHandle(Held[T_co]):
         return f"Actor({self._description.name}, {self._actor.hex()})"
 
     def __reduce__(self) -> tuple[Any, tuple[bytes, ClassDescription, bool]]:
+        process = current_process()
+        if process is not None:
+            process.share(self._actor)
         record = serialization.outgoing()
         strong = record is not None and self._hold is not None
         if record is not None and self._hold is not None:

@@ -174,7 +174,8 @@ class ActorClass(Generic[T]):
             flags |= CallFlag.ARGUMENTS
             process.recovery.resolve_foreign([e for e in arguments if e.foreign and e.pending])
         actor = new_actor_id()
-        sequence = begin_actor(process, actor, kept, dumped.actors, name, restarts)
+        private = options.name is None
+        sequence = begin_actor(process, actor, kept, dumped.actors, name, restarts, private)
         concurrency = concurrency_of(
             self._kind, options.max_concurrency, options.concurrency_groups
         )

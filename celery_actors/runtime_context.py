@@ -109,6 +109,7 @@ class RuntimeContext:
         described = self._process.control.actor_handle(actor_id)
         if described is None:
             raise RuntimeError(f"actor {actor_id} is dead: this process is about to end")
+        self._process.on_shared()  # it may call itself, beside its creator
         return weak_handle(self._process, bytes.fromhex(actor_id), described)
 
     def get_assigned_resources(self) -> dict[str, float]:

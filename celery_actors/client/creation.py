@@ -92,6 +92,7 @@ def begin_actor(
     carried: Iterable[bytes],
     class_name: str,
     restarts: bool,
+    private: bool,
 ) -> int:
     """Make the outbox of an actor that is about to be created; calls wait in it.
 
@@ -99,6 +100,7 @@ def begin_actor(
         may run again, until the actor is dead.
     :param carried: actors whose handles are inside these arguments.
     :param class_name: for those who ask what this process waits for.
+    :param private: nobody else finds it, by a name.
     :returns: the constructor's sequence: it is the creator's first call to the actor.
     """
     with process.lock:
@@ -106,7 +108,7 @@ def begin_actor(
         box = process.outbox(actor)
         if restarts and kept:
             process.kept_for_restarts[actor] = kept
-        box.ready = False
+        box.ready, box.private = False, private
         box.last_sequence = sequence
         box.constructing = PendingCall(
             task=sequence,
@@ -211,6 +213,7 @@ def end_job(process: Process, patience: float = 15.0) -> None:
     """
     process.flush()
     process.sender.leave_ring()
+    process.sender.express.settle()
     process.closed = True  # the background thread begins nothing more
     ended = process.control.end_caller(process.caller.hex())
     try:

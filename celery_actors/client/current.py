@@ -46,8 +46,13 @@ def _note_fork() -> None:
     _forked = True
 
 
+def _before_fork() -> None:
+    if _process is not None and _process.pid == os.getpid():
+        _process.share_all()
+
+
 # Asking the kernel who one is costs a system call, and current_process() is on every call's way.
-os.register_at_fork(after_in_child=_note_fork)
+os.register_at_fork(before=_before_fork, after_in_child=_note_fork)
 
 
 def require_process() -> Process:

@@ -42,7 +42,7 @@ def drain(process: Process, before_waiting: Callable[[], object]) -> None:
 
 def _unfinished(process: Process) -> bool:
     process.flush()
-    process.sender.express.catch_up()
+    process.sender.express.settle()
     with process.lock:
         if process.executors.busy:
             return True

@@ -296,7 +296,8 @@ class Executors:
                 return
             pool.leases[actor] = Lease(actor, idle_since=monotonic())
             hold = process.holds.add(actor, f"{process.caller.hex()}/p")
-            process.outbox(actor).kept = hold
+            box = process.outbox(actor)
+            box.kept, box.private = hold, True
             self._dispatch(pool)
         process.flush()
 

@@ -1,15 +1,14 @@
 """Express, from the caller's side: calls that go straight to an actor, and into its mailbox behind.
 
 A call goes by express to an actor that shares this machine's memory (see
-:mod:`celery_actors.store.express`), where nothing that this process sent by a mailbox is under way,
-to whatever actor.  So it overtakes nothing that was sent before: not even by what its receiver, on
-account of it, sends to a third.  It lies in the mailbox a moment later, together
-with those that followed it: a message of its own would cost RabbitMQ, and the actor that has long
-begun, as much again as the call.  It goes there
+:mod:`celery_actors.store.express`), that this process alone can call, and which has all its calls
+before.  So there is nothing that it could overtake: an actor's calls run in the order in which they
+come into its mailbox, and who gets a handle to it later comes behind.  It lies in the mailbox a
+moment later, together with those that followed it: a message of its own would cost RabbitMQ, and
+the actor that has long begun, as much again as the call.  It goes there
 
 * before anything else that this process sends to that actor, so that the mailbox has all calls,
-  in their order; and, while it is not resolved, before what it sends to others, and before the
-  result of a call that made it;
+  in their order, and before a handle to it leaves this process;
 * before a thread that waits for a result falls asleep: an actor that is not idle may have left the
   datagram unread, and its mailbox is what it looks into;
 * at the latest some milliseconds later, with the next call or by the background thread.
@@ -19,14 +18,13 @@ Until then the call is this process's to send again, as any that is not resolved
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING
 
 from celery_actors.client.mailbox import LOST
-from celery_actors.client.outbox import Outbox, PendingCall
+from celery_actors.client.outbox import Outbox
 from celery_actors.ids import NO_INCARNATION
 from celery_actors.protocol.calls import encode_calls
 from celery_actors.store.express import LONGEST, ExpressSender
@@ -38,7 +36,6 @@ __all__ = ["Express"]
 
 _TOGETHER = 0.002  # calls of so many seconds go into the mailbox in one message
 _LOOK_EVERY = 0.005
-_PRUNE_FROM = 64
 _LINGER = 0.05  # the background thread goes on looking for so long
 
 
@@ -66,37 +63,8 @@ class Express:
         self._p = process
         self._sender = ExpressSender(Path(process.settings.shared_memory_dir))
         self._behind: dict[Outbox, _Behind] = {}
-        self._by_mailbox: dict[Outbox, None] = {}  # calls to them may be under way that way
-        self._prune_at = _PRUNE_FROM
         self._last = 0.0  # when a call was sent last
         self._watched = False  # the background thread comes to look
-
-    def may_take(self, box: Outbox, batch: Sequence[PendingCall]) -> bool:
-        """Whether a batch may go by express.  Under the process's lock, too."""
-        if box.express == NO_INCARNATION or not box.is_alone(batch):
-            return False
-        while self._by_mailbox:
-            other = next(iter(self._by_mailbox))
-            if other is not box and other.unresolved:
-                return False
-            del self._by_mailbox[other]
-        return True
-
-    def publish_before(self, box: Outbox) -> None:
-        """Before something is sent to an actor: what others got by express, and is not resolved.
-
-        :raises LOST: as :meth:`publish`.
-        """
-        if self._behind:
-            for other in [b for b in self._behind if b is not box and b.unresolved]:
-                self.publish(other)
-
-    def sends_by_mailbox(self, box: Outbox) -> None:
-        """A message with calls is about to go into an actor's mailbox."""
-        self._by_mailbox[box] = None
-        if len(self._by_mailbox) >= self._prune_at:
-            self._by_mailbox = {b: None for b in self._by_mailbox if b.unresolved}
-            self._prune_at = max(_PRUNE_FROM, 2 * len(self._by_mailbox))
 
     def send(self, box: Outbox, caller: bytes, floor: int, call: bytes) -> bool:
         """Send a call straight to its actor.  Under the mailbox's lock.
@@ -109,10 +77,6 @@ class Express:
         message = encode_calls(process.signer, box.actor, caller, floor, [call], incarnation)
         if len(message) > LONGEST:
             return False
-        if not self._sender.send(incarnation, message):
-            with process.lock:
-                box.express = NO_INCARNATION  # until the actor says once more that it reads
-            return False
         now = self._last = monotonic()
         behind = self._behind.get(box)
         if behind is not None and (behind.incarnation, behind.caller) != (incarnation, caller):
@@ -120,8 +84,15 @@ class Express:
             behind = None
         if behind is None:
             behind = self._behind[box] = _Behind(incarnation, caller, floor, now)
-        behind.calls.append(call)
+        behind.calls.append(call)  # first: whatever interrupts this, it comes into the mailbox
         behind.size += len(call)
+        if not self._sender.send(incarnation, message):
+            behind.calls.pop()
+            if not behind.calls:
+                del self._behind[box]
+            with process.lock:
+                box.express = NO_INCARNATION  # until the actor says once more that it reads
+            return False
         if (
             now - behind.since >= _TOGETHER
             or len(behind.calls) >= process.settings.batch_calls
@@ -138,40 +109,49 @@ class Express:
 
         :raises LOST: the connection is lost; what is unresolved is then sent again, as any call.
         """
-        behind = self._behind.pop(box, None)
-        if behind is not None:
-            message = encode_calls(
-                self._p.signer,
-                box.actor,
-                behind.caller,
-                behind.floor,
-                behind.calls,
-                behind.incarnation,
-            )
-            self._p.mailbox.publish(box.queue, message)
+        behind = self._behind.get(box)
+        if behind is None:
+            return
+        process, calls = self._p, behind.calls
+        message = encode_calls(
+            process.signer, box.actor, behind.caller, behind.floor, calls, behind.incarnation
+        )
+        try:
+            process.mailbox.publish(box.queue, message)
+        except LOST:
+            self._behind.clear()
+            raise
+        del self._behind[box]
 
     def catch_up(self) -> None:
         """Send into the mailboxes what they are behind.  Whoever falls asleep, without locks.
 
         If another thread is just sending, the background thread does it a little later.
         """
-        if self._behind and self._p.mailbox.lock.acquire(blocking=False):
-            self._publish_and_release(0.0)
+        if self._behind:
+            self._publish_all(timeout=0.0)
 
     def look(self) -> None:
         """Send what has been behind for long.  Background thread."""
-        if self._watched and self._p.mailbox.lock.acquire(timeout=0.1):
-            self._publish_and_release(_TOGETHER)
+        if self._watched:
+            self._publish_all(least_age=_TOGETHER, timeout=0.1)
 
-    def finish(self) -> None:
+    def settle(self) -> None:
+        """Send all that is behind.  Without locks."""
+        self._publish_all()
+
+    def close(self) -> None:
         """Send all that is behind: this process closes.  Without locks."""
-        if self._behind:
-            self._p.mailbox.lock.acquire()
-            self._publish_and_release(0.0)
+        self.settle()
+        with self._p.mailbox.lock:
+            self._sender.close()
 
-    def _publish_and_release(self, least_age: float) -> None:
-        process, now = self._p, monotonic()
+    def _publish_all(self, least_age: float = 0.0, timeout: float = -1) -> None:
+        process = self._p
+        if not process.mailbox.lock.acquire(timeout=timeout):
+            return
         try:
+            now = monotonic()
             for box in [b for b, behind in self._behind.items() if now - behind.since >= least_age]:
                 self.publish(box)
             self._watched = bool(self._behind) or now - self._last < _LINGER

@@ -197,7 +197,6 @@ class Housekeeping:
         if process.connected:
             try:
                 process.flush()
-                process.sender.express.look()
                 process.recovery.run()
                 process.executors.tick(now)
                 process.groups.run(now)
@@ -218,7 +217,6 @@ class Housekeeping:
             self._extend_due,
             self._heartbeat_due,
             process.recovery.next_due,
-            process.sender.express.next_due,
             process.executors.next_due,
             process.groups.next_due,
         ]

@@ -62,6 +62,7 @@ class Listener:
         self._leader_wakeup = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._usual_wait = _LONG_WAIT  # of late, for one result (seconds)
         self._closing = False
+        self._tick_at = 0.0  # when the background thread is to see to everything
         # A byte was written to _wakeup and the background thread has not looked since.  Any
         # thread sets it; two that do so at once write twice, which does no harm.
         self._woken = False
@@ -266,23 +267,29 @@ class Listener:
         self.wake_all()
 
     def _turn(self) -> None:
-        self._woken = False  # first: who changes something from here on wakes it again
-        due = self._process.tick()
+        # First: who changes something from here on wakes it again.
+        woken, self._woken = self._woken, False
+        express = self._process.sender.express
+        express.look()
+        if woken or monotonic() >= self._tick_at:  # else it came for the former alone
+            self._tick_at = self._process.tick()
         if not self._process.connected:
+            self._tick_at = 0.0
             if not self._process.reconnect():
                 self._sleep(0.2)
             return
         now = monotonic()
-        if self._wanted or now - self._last_foreground < _ASIDE:
-            self._sleep(min(_ASIDE, max(0.0, due - now)))
-        elif self._reading.acquire(blocking=False):
+        aside = self._wanted or now - self._last_foreground < _ASIDE
+        if not aside and self._reading.acquire(blocking=False):
+            due, self._tick_at = self._tick_at, 0.0
             try:
-                self._read(due - now, background=True)
+                self._read(min(due, express.next_due) - now, background=True)
             finally:
                 self._reading.release()
                 self._pass_on()
         else:  # a foreground thread leads
-            self._sleep(min(_ASIDE, max(0.0, due - now)))
+            self._tick_at = min(self._tick_at, now + _ASIDE)
+            self._sleep(max(0.0, min(self._tick_at, express.next_due) - now))
 
     def _sleep(self, timeout: float) -> None:
         poll = select.poll()

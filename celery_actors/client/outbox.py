@@ -146,6 +146,7 @@ class Outbox:
         self.shares_memory = False  # the actor does, as its last push says
         self.avoids_ring = False
         self.express = NO_INCARNATION  # of the actor, if it reads what comes by express
+        self.private = False  # no other process can call the actor
         self.last_taken = 0.0  # when the last batch was taken to be sent
         self.last_size = 0  # bytes of it
         self._resend_pause = _RESEND_FIRST
@@ -211,8 +212,13 @@ class Outbox:
         """Whether the actor can read this process's ring."""
         return self.shares_memory and not self.avoids_ring
 
-    def is_alone(self, batch: Sequence[PendingCall]) -> bool:
-        """Whether a batch is one call, sent for the first time, and nothing else is under way."""
+    def may_go_by_express(self, batch: Sequence[PendingCall]) -> bool:
+        """Whether a batch, just taken, may go to the actor past its mailbox (see client.express).
+
+        It is one call, sent for the first time, to an actor that has all others.
+        """
+        if not self.private or self.express == NO_INCARNATION:
+            return False
         if len(batch) != 1 or len(self.unresolved) != 1:
             return False
         return not batch[0].sent and not batch[0].flags & _NOTHING

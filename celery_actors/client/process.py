@@ -130,6 +130,8 @@ class Process:
         """By actor: what the arguments of its constructor keep alive, which may run again."""
         self.on_blocked: Callable[[], Callable[[], None]] | None = None
         """Set in actor processes: gives the CPU back while a call waits in ``get``."""
+        self.on_shared: Callable[[], None] = lambda: None
+        """Set in actor processes: others than its creator, or it itself, may call that actor."""
         self.parent_task: Callable[[], bytes | None] = lambda: None
         """Set in actor processes: says which call, by its task id, makes a call."""
 
@@ -172,8 +174,8 @@ class Process:
         if not self.leads_job:  # a job's end has done it (see end_job)
             self.sender.leave_ring()
         self.flush()
-        self.sender.express.finish()
         self.listener.close()
+        self.sender.express.close()
         with self.mailbox.lock:
             self.mailbox.disconnect()
         self.replies.close()
@@ -265,6 +267,23 @@ class Process:
             box = self.outboxes[actor] = Outbox(actor, mailbox_name(actor), self.objects)
         return box
 
+    def share(self, actor: bytes) -> None:
+        """A handle leaves this process: others may call that actor from now on."""
+        if actor == self.actor_id:
+            self.on_shared()
+        box = self.outboxes.get(actor)
+        if box is not None and box.private:
+            with self.lock:
+                box.private = False
+            self.sender.express.settle()
+
+    def share_all(self) -> None:
+        """This process is about to fork: its child has its handles."""
+        with self.lock:
+            for box in self.outboxes.values():
+                box.private = box.private and box.kept is not None  # executors stay this process's
+        self.sender.express.settle()
+
     def flush(self) -> None:
         """Send what waits in the outboxes, unless another thread is at it."""
         if self.dirty:
@@ -350,8 +369,7 @@ class Process:
                     self.housekeeping.discard(entry)
             if box is not None:
                 box.shares_memory = self.segments.rings.are_read_by(push.memory)
-                near = box.shares_memory and self.settings.express
-                box.express = push.express if near else NO_INCARNATION
+                box.express = push.express if box.shares_memory else NO_INCARNATION
                 self.housekeeping.calls_resolved(box.resolve_through(push.cursor))
 
     def run_after(self) -> None:

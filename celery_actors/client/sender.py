@@ -256,17 +256,15 @@ class Sender:
                 first = not batch[0].sent
                 by_ring = first and box.near and box.last_size > _RING_FROM
                 apart: list[memoryview] | None = [] if by_ring else None
-                by_express = not by_ring and self.express.may_take(box, batch)
+                by_express = not by_ring and settings.express and box.may_go_by_express(batch)
                 encoded = [call.encode(apart) for call in batch]
                 for call in batch:
                     call.sent = True
                 caller = self._p.caller  # others take a new one with new outboxes, under the lock
             signer = self._p.signer
-            self.express.publish_before(box)
             if by_express and self.express.send(box, caller, floor, encoded[0]):
                 continue
             self.express.publish(box)
-            self.express.sends_by_mailbox(box)
             message = encode_calls(signer, box.actor, caller, floor, encoded)
             if apart is not None:
                 sequences = tuple(call.sequence for call in batch)

@@ -81,6 +81,10 @@ class ExpressSocket:
         if self._pid == os.getpid():
             self._path.unlink(missing_ok=True)
 
+    def abandon(self) -> None:
+        """Close the socket of the parent of this fork: it is gone when that is."""
+        self._socket.close()
+
     def __repr__(self) -> str:
         return f"<ExpressSocket {self._path.name}>"
 

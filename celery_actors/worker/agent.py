@@ -27,6 +27,7 @@ from celery_actors.config import Settings
 from celery_actors.control import Control, NodeNameTaken, NodeSpec, Placement
 from celery_actors.ids import actor_hostname, new_caller_id, node_queue_name
 from celery_actors.protocol.orders import Order, OrderKind
+from celery_actors.store.express import express_path
 from celery_actors.store.segments import make_store, send_segment
 from celery_actors.store.shm import Segment, SharedMemoryStore
 from celery_actors.store.whereabouts import BOOT, whereabouts
@@ -336,6 +337,10 @@ class NodeAgent:
             interrupted_calls(launch) if launch.records_calls else (),
         )
         forget_recorder(launch)
+        socket = express_path(
+            Path(launch.settings.shared_memory_dir), bytes.fromhex(launch.incarnation)
+        )
+        socket.unlink(missing_ok=True)  # unless it did so itself
         self._janitor.caller_ended(launch.caller_id)
 
     def _gone(self, placement: Placement, cause: str, interrupted: Sequence[str] = ()) -> None:

@@ -101,9 +101,9 @@ class MailboxReader:
             self._call_soon(self._let_loop_read)
 
     def take_express(self, express: ExpressSocket, take: Callable[[bytes], None]) -> None:
-        """Take in the next that came by express.  Executor."""
+        """Take in the next that came by express, unless the mailbox has come first.  Executor."""
         with self._connection.reading:
-            if self._usable and (message := express.receive()) is not None:
+            if self._usable and not self._loops_turn and (message := express.receive()) is not None:
                 take(message)
 
     def close(self) -> None:

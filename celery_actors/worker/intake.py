@@ -169,6 +169,7 @@ class Intake:
             return
         self.expressed += 1
         self._resent[caller] = 0  # it was never sent before, nor is what its caller sends next
+        self._missing.discard(caller)
         self.accepted[caller] = call.sequence
         self._inbox.put([call])
 
@@ -243,14 +244,13 @@ class Intake:
             else:
                 fresh.append(call)
         if fresh and self._most_suspects:
-            self._suspect(fresh, redelivered or self._went_before(batch))
+            self._suspect(fresh, redelivered, batch.express)
         # Before the inbox: the executor may finish the calls at once.
         self._acks.add(tag, caller, taken, [call.sequence for call in fresh])
         if caller not in self.accepted:
             self._forget_dead_callers()
         self.accepted[caller] = accepted
-        if fresh:
-            self._inbox.put(fresh)
+        self._inbox.put(fresh)  # none, too: an executor that waits has something to acknowledge
 
     def _lost(self, tag: int, notice: Notice) -> None:
         """What a notice stood for is not to be had here: the caller sends it by RabbitMQ.
@@ -284,15 +284,18 @@ class Intake:
         # What comes again and is finished may be acknowledged at once.
         self._acks.committed((caller, cursor.high) for caller, cursor in cursors.items())
 
-    def _suspect(self, calls: Iterable[Call], redelivered: bool) -> None:
+    def _suspect(self, calls: Iterable[Call], redelivered: bool, express: bytes) -> None:
         """Count calls as begun that the lost incarnation may have had.
 
         The broker redelivers those in the order of the mailbox.  It may still hold them back,
         for a connection that it does not know to be lost; their callers then send them again,
-        each on its own.
+        each on its own.  And what came to that incarnation by express, one call of a caller,
+        the broker need not have had at all.
         """
         for call in calls:
-            if redelivered:
+            if express not in (NO_INCARNATION, self._incarnation):
+                self._resent[call.caller] = 0
+            elif redelivered:
                 if self._suspects <= 0:
                     return
                 self._suspects -= 1
@@ -306,10 +309,6 @@ class Intake:
                 continue
             begun = call.caller, call.sequence
             self.attempts[begun] = self.attempts.get(begun, 0) + 1
-
-    def _went_before(self, batch: CallBatch) -> bool:
-        """Whether an earlier incarnation may have had a message by express."""
-        return batch.express not in (NO_INCARNATION, self._incarnation)
 
     def _forget_dead_callers(self) -> None:
         """Drop what is kept of callers that are gone, when many have come.

@@ -125,6 +125,7 @@ class Janitor:
             return job in running or (job == "node" and rest in nodes)
 
         for directory in (Path(self._settings.shared_memory_dir), spill_directory(self._settings)):
-            removed = sweep(directory, alive) + sweep_express(directory)
+            removed = sweep(directory, alive)
             if removed:
                 logger.info("removed %d shared-memory files of ended jobs", removed)
+        sweep_express(Path(self._settings.shared_memory_dir))

@@ -28,7 +28,7 @@ from celery_actors.client.current import closing, require_process, set_process
 from celery_actors.client.drain import drain
 from celery_actors.client.process import Process
 from celery_actors.exceptions import RuntimeEnvSetupError
-from celery_actors.ids import mailbox_name, object_id
+from celery_actors.ids import NO_INCARNATION, mailbox_name, object_id
 from celery_actors.protocol.concurrency import Concurrency
 from celery_actors.protocol.creation import Creation, decode_creation
 from celery_actors.protocol.orders import CancelledCall, OrderKind, decode_order
@@ -275,6 +275,8 @@ class ActorProcess:
         settings, inbox = self._launch.settings, self._inbox
         if not isinstance(inbox, Inbox) or settings.broker_options.get("broker_use_ssl"):
             return None
+        if self._launch.restarts:  # others may call it by now
+            return None
         if not settings.express or self._process.segments.rings.memory == NO_MEMORY:
             return None
         try:
@@ -284,7 +286,13 @@ class ActorProcess:
             return None
         inbox.express, inbox.take_express = made, self._intake.take_express
         self._commits.express = self._incarnation
+        self._process.on_shared = self._refuse_express
+        os.register_at_fork(after_in_child=made.abandon)
         return made
+
+    def _refuse_express(self) -> None:
+        """Others may call: the creator sends to the mailbox only, from the next result on."""
+        self._commits.express = NO_INCARNATION
 
     def _make_executor(self, concurrency: Concurrency) -> Executor:
         parts: tuple[Any, ...] = (

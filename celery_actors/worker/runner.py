@@ -293,8 +293,6 @@ class Runner:
         )
         # Its traceback refers to this frame: together they would keep the call's arguments.
         error = None
-        # Who learns of this from its result finds the calls that it made in the mailboxes.
-        self._process.sender.express.catch_up()
         self._commits.add(call.caller, call.sequence, results)
 
     def exited(self, run: Run, exit_: SystemExit) -> ActorsError:

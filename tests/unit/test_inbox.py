@@ -6,15 +6,18 @@ import select
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from queue import Empty
 
 import pytest
 from amqp.exceptions import RecoverableConnectionError
 from test_buffered import Reader, delivered
 
+from celery_actors.store.express import ExpressSender, ExpressSocket, express_path
 from celery_actors.worker.inbox import Inbox, MailboxReader
 
 SECONDS = 10
+INCARNATION = b"one-life"
 
 
 class Loop:
@@ -61,6 +64,17 @@ def actor() -> Iterator[Actor]:
     made = Actor()
     yield made
     made.close()
+
+
+@pytest.fixture
+def express(actor: Actor, directory: Path) -> Iterator[ExpressSender]:
+    """Who sends to that actor by express."""
+    made = ExpressSender(directory)
+    actor.inbox.express = ExpressSocket(express_path(directory, INCARNATION))
+    actor.inbox.take_express = actor.inbox.put
+    yield made
+    made.close()
+    actor.inbox.express.close()
 
 
 def while_it_waits(actor: Actor, action: Callable[[], None]) -> threading.Thread:
@@ -191,5 +205,32 @@ def test_a_loop_that_lets_go_of_the_socket_during_a_wait_takes_nothing_else_alon
     thread = while_it_waits(actor, let_go)
     assert actor.inbox.get(timeout=SECONDS) == "from elsewhere"
     thread.join()
+    with pytest.raises(Empty):
+        actor.inbox.get(timeout=0.01)
+
+
+def test_an_executor_that_waits_takes_what_comes_by_express(
+    actor: Actor, express: ExpressSender
+) -> None:
+    thread = while_it_waits(actor, lambda: express.send(INCARNATION, b"one"))
+    assert actor.inbox.get(timeout=SECONDS) == b"one"
+    thread.join()
+    assert actor.loop.asked == []
+
+
+def test_what_is_in_the_mailbox_comes_before_what_came_by_express(
+    actor: Actor, express: ExpressSender
+) -> None:
+    express.send(INCARNATION, b"third")
+    actor.wire.broker.sendall(delivered(b"first", 7) + delivered(b"second", 8))
+    assert [actor.inbox.get(timeout=SECONDS) for _ in range(3)] == [b"first", b"second", b"third"]
+
+
+def test_by_express_nothing_comes_where_the_mailbox_is_not_read(
+    actor: Actor, express: ExpressSender
+) -> None:
+    """Its connection may be lost, and the actor cut off."""
+    actor.reader.close()
+    express.send(INCARNATION, b"one")
     with pytest.raises(Empty):
         actor.inbox.get(timeout=0.01)

@@ -169,6 +169,56 @@ def test_an_attempt_of_before_counts() -> None:
     assert taken.intake.attempts[ONE, 1] == 2
 
 
+def by_express(*call: int, to: bytes = INCARNATION, key: bytes = b"k") -> bytes:
+    """A message of ONE with a call of (sequence, previous) that went by express."""
+    sequence, previous = call
+    encoded = encode_call(sequence, previous, sequence, 0, 1, b"m", b"\0")
+    return encode_calls(Signer(key), ACTOR, ONE, previous, [encoded], to)
+
+
+def test_what_came_by_express_is_run_once_and_is_no_repeat() -> None:
+    taken = Taken({ONE: Cursor(1)})
+    taken.intake.take_express(by_express(2, 1))
+    assert taken.sequences == [2]
+    taken.deliver(by_express(2, 1))
+    assert taken.sequences == []
+    assert (taken.intake.expressed, taken.intake.repeats) == (1, 0)
+    acks = taken.intake._acks
+    assert acks.due() == []
+    acks.committed([(ONE, 2)])
+    assert [ack.tag for ack in acks.due()] == [1]
+
+
+def test_by_express_comes_only_the_next_call_of_a_caller_that_is_known() -> None:
+    taken = Taken({ONE: Cursor(3)})
+    for message in (
+        by_express(3, 2),  # the mailbox was quicker
+        by_express(6, 5),  # what is between is on its way there
+        by_express(4, 3, to=EARLIER),
+        encode_calls(Signer(b"k"), ACTOR, TWO, 1, [], INCARNATION),
+    ):
+        taken.intake.take_express(message)
+    assert taken.sequences == []
+    assert taken.asked == []
+    assert taken.rejected == []
+    taken.intake.take_express(by_express(4, 3, key=b"other"))
+    assert taken.sequences == []
+    assert taken.intake.rejected == 1
+    taken.intake.stop()
+    taken.intake.take_express(by_express(4, 3))
+    assert taken.sequences == []
+
+
+def test_what_went_to_an_earlier_incarnation_by_express_is_suspected() -> None:
+    """The broker need not have delivered it there: it is not redelivered then."""
+    taken = Taken({ONE: Cursor(1)}, suspects=3)
+    taken.deliver(by_express(2, 1, to=EARLIER))
+    taken.deliver(by_express(3, 2))
+    taken.intake.take_express(by_express(4, 3))
+    assert taken.sequences == [2, 3, 4]
+    assert taken.suspected == [(ONE, 2)]
+
+
 PLACE = Place("ca-ring", 0, 9, 300)
 
 
