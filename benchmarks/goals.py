@@ -71,6 +71,7 @@ WORKLOADS = {
         True,
         (_ray(2), Goal("xoscar", 0.6), Goal("celery", 4), Goal("floor", 1 / 1.3, aim=True)),
     ),
+    "sync_by_mailbox": Workload("1:1 synchronous, by RabbitMQ alone", True),
     "pipelined": Workload(
         "1:1 pipelined, 1,000 in flight",
         True,

@@ -144,6 +144,12 @@ def one_by_one(
     return Measured(rate, "calls/s", [rate], details)
 
 
+def by_mailbox(peer: Ours, amount: Amount, target: Any) -> Measured:
+    """The same, each call by way of RabbitMQ alone."""
+    with peer.without_express():
+        return one_by_one(peer, amount, target, no_arguments)
+
+
 def percentiles(ordered: list[float]) -> dict[str, float]:
     """Return percentiles of seconds that are in order, in microseconds."""
     return {

@@ -41,6 +41,7 @@ def steps_of(peer: Any, amount: Amount, actor: Any) -> list[tuple[str, Callable[
     m = measures
     steps: list[tuple[str, Callable[[], Measured]]] = [
         ("sync", lambda: m.one_by_one(peer, amount, actor, m.no_arguments)),
+        ("sync_by_mailbox", lambda: m.by_mailbox(peer, amount, actor)),
         ("pipelined", lambda: m.pipelined(peer, amount, actor)),
         ("eight_kb", lambda: m.eight_kb(peer, amount, actor)),
         ("latency", lambda: m.latency(peer, amount, actor)),

@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -174,7 +175,7 @@ class RayLike(FuturePeer):
 class Ours(RayLike):
     """This package, on a private cluster of its own."""
 
-    workloads = (*RayLike.workloads, "events")
+    workloads = (*RayLike.workloads, "sync_by_mailbox", "events")
     name = "ours"
     actor_bytes = 15_000_000
 
@@ -187,6 +188,18 @@ class Ours(RayLike):
     def _initialise(self) -> None:
         info = self.ray.init("local", num_cpus=CPUS)
         self._session_dir = info.session_dir
+
+    @contextmanager
+    def without_express(self) -> Iterator[None]:
+        """No call of this process goes past RabbitMQ."""
+        from celery_actors.client.current import require_process
+
+        process = require_process()
+        settings, process.settings = process.settings, replace(process.settings, express=False)
+        try:
+            yield
+        finally:
+            process.settings = settings
 
     def announce(self) -> dict[str, Any]:
         """Beside the version, where stock Celery and the floor find the same brokers."""

@@ -234,3 +234,24 @@ def test_by_express_nothing_comes_where_the_mailbox_is_not_read(
     express.send(INCARNATION, b"one")
     with pytest.raises(Empty):
         actor.inbox.get(timeout=0.01)
+
+
+def test_where_the_connection_is_lost_nothing_is_taken_by_express(
+    actor: Actor, express: ExpressSender
+) -> None:
+    """An incarnation that stood still for long may have been given up meanwhile."""
+    express.send(INCARNATION, b"one")
+    actor.wire.broker.close()
+    with pytest.raises(Empty):
+        actor.inbox.get(timeout=0.05)
+
+
+def test_what_is_no_call_is_dealt_with_before_what_came_by_express(
+    actor: Actor, express: ExpressSender
+) -> None:
+    express.send(INCARNATION, b"one")
+    actor.wire.broker.sendall(delivered(b"an order", 7, task="celery_actors.order"))
+    with pytest.raises(Empty):
+        actor.inbox.get(timeout=0.05)
+    actor.loop.run()
+    assert actor.inbox.get(timeout=SECONDS) == b"one"
