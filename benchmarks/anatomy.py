@@ -23,17 +23,20 @@ from anatomy_picture import draw
 from anatomy_stamps import (
     BEGIN,
     END,
+    EXPRESS_STEPS,
     IN_ACTOR,
     IN_DRIVER,
     METHOD,
     ON_THE_WAY,
     RETURNED,
+    STEPS,
     Anatomy,
     Spread,
     Stamps,
     Times,
     cost_of_a_stamp,
     dissect,
+    probes_of,
 )
 from anatomy_work import Meter, Work, bare_hop, machine, redis_exchange
 from cluster_processes import leftovers
@@ -52,9 +55,9 @@ PIPELINED = 30  # so many of them for each synchronous one: CPU is counted in ti
 
 @ray.remote
 class Counter:
-    def __init__(self) -> None:
+    def __init__(self, express: bool) -> None:
         self.value = 0
-        self.stamps = Stamps(IN_ACTOR)
+        self.stamps = Stamps(probes_of(IN_ACTOR, express))
 
     def increment(self) -> int:
         self.value += 1
@@ -76,6 +79,9 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--calls", type=int, default=4000, help="synchronous calls with stamps")
+    parser.add_argument(
+        "--express", action="store_true", help="calls go to the actor past RabbitMQ, where they may"
+    )
     parser.add_argument("--picture", type=Path, help="where the SVG goes (default: the results)")
     options = parser.parse_args()
     console = Console(width=None if sys.stdout.isatty() else 130)
@@ -83,11 +89,11 @@ def main() -> int:
     hop = bare_hop()
     session = ray.init("local")
     assert session.session_dir is not None
-    process = require_process()  # the whole way: no call goes past RabbitMQ
-    process.settings = replace(process.settings, express=False)
-    counter: Any = Counter.remote()
+    process = require_process()
+    process.settings = replace(process.settings, express=options.express)
+    counter: Any = Counter.remote(options.express)
     one_by_one(counter, WARM_UP)
-    anatomy, plain = stamped(counter, max(options.calls // BLOCKS, 100))
+    anatomy, plain = stamped(counter, max(options.calls // BLOCKS, 100), options.express)
     with Meter(session.session_dir) as meter:
         synchronous = meter.read(options.calls, lambda: one_by_one(counter, options.calls))
         windows = max(options.calls * PIPELINED // WINDOW, 1)
@@ -143,9 +149,9 @@ def one_by_one(counter: Any, calls: int, times: Times | None = None) -> None:
         ended.append(end)
 
 
-def stamped(counter: Any, block: int) -> tuple[Anatomy, Spread]:
+def stamped(counter: Any, block: int, express: bool) -> tuple[Anatomy, Spread]:
     """Make blocks of calls with and without stamps in turn; returns what comes of each."""
-    stamps = Stamps(IN_DRIVER)
+    stamps = Stamps(probes_of(IN_DRIVER, express))
     without: Times = {}
     for _ in range(BLOCKS):
         one_by_one(counter, block, without)
@@ -155,7 +161,8 @@ def stamped(counter: Any, block: int) -> tuple[Anatomy, Spread]:
         stamps.take_away()
         ray.get(counter.take_stamps_away.remote())
     lengths = [end - begin for begin, end in zip(without[BEGIN], without[END], strict=True)]
-    return dissect({**stamps.times, **ray.get(counter.times.remote())}), Spread.of(lengths)
+    times = {**stamps.times, **ray.get(counter.times.remote())}
+    return dissect(times, EXPRESS_STEPS if express else STEPS), Spread.of(lengths)
 
 
 def pipelined(counter: Any, windows: int) -> None:

@@ -60,6 +60,12 @@ IN_ACTOR = (
     Probe("hiredis", None, "pack_command", exit="packed"),
     Probe("celery_actors.store.committer", "Committer", "finish", exit="answered"),
 )
+# Of calls that go by express: in place of those of the same points above.
+BY_EXPRESS = (
+    Probe("celery_actors.store.express", "ExpressSender", "send", "publish", "published"),
+    Probe("celery_actors.store.express", "ExpressSocket", "receive", "arrived", "read"),
+    Probe("celery_actors.worker.inbox", "MailboxReader", "take_express", exit="taken"),
+)
 #: Points of the benchmark's own: in the driver's loop, and around the user's method.
 BEGIN, RETURNED, END = "begin", "ref returned", "end"
 METHOD = ("method", "method done")
@@ -82,8 +88,23 @@ STEPS = (
     Step("read, settle", "verify, settle, resolve the call", DRIVER, "settled"),
     Step("load", "verify and unpickle, return", DRIVER, END),
 )
+EXPRESS_STEPS = tuple(
+    {
+        "published": Step("send", "the datagram", DRIVER, "published"),
+        "arrived": Step("wake the actor", "wake-up", ACTOR, "arrived"),
+    }.get(step.until, step)
+    for step in STEPS
+)
 #: Stamps that lie on the way: what they cost is in the figures.
 ON_THE_WAY = len({step.until for step in STEPS} - {END})
+
+
+def probes_of(probes: Sequence[Probe], express: bool) -> Sequence[Probe]:
+    """Return a process's probes: of calls by express, those on their way instead."""
+    if not express:
+        return probes
+    instead = {probe.exit: probe for probe in BY_EXPRESS}
+    return [instead.get(probe.exit, probe) for probe in probes]
 
 
 class Stamps:
@@ -208,22 +229,22 @@ class Anatomy:
     meanwhile: dict[str, Spread]
 
 
-def dissect(times: Mapping[str, Sequence[int]]) -> Anatomy:
+def dissect(times: Mapping[str, Sequence[int]], steps: Sequence[Step] = STEPS) -> Anatomy:
     """Give each call its stamps, by the time between its beginning and its end."""
     ways, meanwhile = [], []
     ends = times[END]
     for begin, returned, end in zip(times[BEGIN], times[RETURNED], ends, strict=True):
         way = [begin]
-        for step in STEPS[:-1]:
+        for step in steps[:-1]:
             passed = _between(times[step.until], begin, end)
             if len(passed) == 1:
                 way.append(passed[0])
-        if len(way) == len(STEPS):
+        if len(way) == len(steps):
             ways.append([*way, end])
-            meanwhile.append(_beside(times, dict(_named(ways[-1])), returned))
+            meanwhile.append(_beside(times, dict(_named(ways[-1], steps)), returned))
     lengths = [[b - a for a, b in pairwise(way)] for way in ways]
     stages: dict[str, list[int]] = {}
-    for index, step in enumerate(STEPS):
+    for index, step in enumerate(steps):
         column = [row[index] for row in lengths]
         sums = stages.get(step.stage, [0] * len(column))
         stages[step.stage] = [a + b for a, b in zip(sums, column, strict=True)]
@@ -232,10 +253,10 @@ def dissect(times: Mapping[str, Sequence[int]]) -> Anatomy:
         left_out=len(ends) - len(ways),
         total=Spread.of([way[-1] - way[0] for way in ways]),
         stages={name: Spread.of(values) for name, values in stages.items()},
-        where={step.stage: step.where for step in STEPS},
+        where={step.stage: step.where for step in steps},
         steps={
             (step.stage, step.name): Spread.of([row[index] for row in lengths])
-            for index, step in enumerate(STEPS)
+            for index, step in enumerate(steps)
         },
         meanwhile={
             name: Spread.of([row[name] for row in meanwhile if name in row])
@@ -244,8 +265,8 @@ def dissect(times: Mapping[str, Sequence[int]]) -> Anatomy:
     )
 
 
-def _named(way: Sequence[int]) -> Iterable[tuple[str, int]]:
-    return zip((BEGIN, *(step.until for step in STEPS)), way, strict=True)
+def _named(way: Sequence[int], steps: Sequence[Step]) -> Iterable[tuple[str, int]]:
+    return zip((BEGIN, *(step.until for step in steps)), way, strict=True)
 
 
 def _between(times: Sequence[int], begin: int, end: int) -> Sequence[int]:

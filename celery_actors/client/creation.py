@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,7 @@ from celery_actors.exceptions import (
 )
 from celery_actors.ids import mailbox_name, node_queue_name
 from celery_actors.protocol.orders import Order, OrderKind
+from celery_actors.store.express import sweep_express
 
 if TYPE_CHECKING:
     from celery_actors.client.process import Process
@@ -261,6 +263,7 @@ def remove_lost_node(process: Process, node_id: str) -> None:
     removal = process.control.remove_node(node_id, cause)
     process.publish(lambda mailbox: delete_mailboxes(mailbox, removal.dead))
     process.publish(lambda mailbox: mailbox.delete(node_queue_name(node_id)))
+    sweep_express(Path(process.settings.shared_memory_dir))  # it may have been on this machine
     order_starts(process, removal.placements)
 
 

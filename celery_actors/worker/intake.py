@@ -159,16 +159,9 @@ class Intake:
         if accepted is None or batch.express != self._incarnation or len(batch.calls) != 1:
             return
         (call,) = batch.calls
-        follows = call.previous <= accepted or call.previous < batch.floor
-        before = self._before.get(caller)
-        if (
-            not accepted < call.sequence
-            or not follows
-            or (before is not None and before.covers(call.sequence))
-        ):
+        if call.sequence <= accepted or accepted < call.previous >= batch.floor:
             return
         self.expressed += 1
-        self._resent[caller] = 0  # it was never sent before, nor is what its caller sends next
         self._missing.discard(caller)
         self.accepted[caller] = call.sequence
         self._inbox.put([call])
@@ -294,6 +287,7 @@ class Intake:
         """
         for call in calls:
             if express not in (NO_INCARNATION, self._incarnation):
+                self._suspects -= 1
                 self._resent[call.caller] = 0
             elif redelivered:
                 if self._suspects <= 0:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +147,8 @@ def test_without_progress_the_oldest_call_is_sent_again(monkeypatch: pytest.Monk
     monkeypatch.setattr(outbox_module, "_RESEND_FIRST", 0.2)
     log = Log.remote()
     process = require_process()
+    # A message a call: no other thread comes to send, several together.
+    monkeypatch.setattr(process, "settings", replace(process.settings, express=False))
     pid = ray.get(log.pid.remote())
     os.kill(pid, signal.SIGSTOP)
     try:
