@@ -35,10 +35,15 @@ def check(log: ray.ActorHandle[Log], calls: int) -> None:
 
 def test_a_call_that_nothing_follows_is_acknowledged(mortal: PrivateCluster) -> None:
     """It is in the mailbox after it has run, and its actor has nothing else to do."""
-    log = log_called_by_express()
+    log, process = log_called_by_express(), require_process()
     queue = mailbox_name(actor_id_of(log))
-    wait_until(lambda: not require_process().sender.express._behind, "all calls in the mailbox")
     wait_until(lambda: unacknowledged(mortal, queue) == 0, "all calls to be acknowledged")
+    assert ray.get(log.add.remote("me", 300), timeout=SECONDS) == 300
+    process.sender.express.settle()
+    with process.mailbox.lock:
+        process.mailbox.barrier()  # the broker has it
+    wait_until(lambda: unacknowledged(mortal, queue) == 0, "the last call to be acknowledged")
+    check(log, 301)
 
 
 def test_an_idle_actor_answers_while_the_broker_stands_still(mortal: PrivateCluster) -> None:

@@ -16,6 +16,7 @@ from celery_actors.exceptions import TaskCancelledError
 from celery_actors.ids import object_id
 from celery_actors.protocol.orders import CancelledCall
 from celery_actors.worker.cancellation import Cancellations, Found, RunningCall, TaskCancellations
+from celery_actors.worker.program import ActorProcess
 
 CALLER = b"c" * 8
 
@@ -69,12 +70,20 @@ def test_a_cancelled_task_that_is_taken_back_goes_to_nobody() -> None:
 
 def test_a_task_is_not_over_because_a_later_one_is() -> None:
     """What was submitted first may have its place in an executor behind what is finished there."""
-    wanted = CancelledCall.decode(CancelledCall(CALLER, 10, 30).encode())
-    finished, cancellations = 20, TaskCancellations()
-    found = cancellations.cancel(
-        wanted.caller, wanted.task, False, lambda: wanted.sequence <= finished
+    values: list[Any] = []
+    executor = SimpleNamespace(
+        _cancellations=TaskCancellations(),
+        _commits=SimpleNamespace(
+            is_finished=lambda _caller, sequence: sequence <= 20,
+            add_values=lambda _caller, added: values.extend(added),
+        ),
+        _runner=SimpleNamespace(cancelled_result=lambda _caller, task: task),
     )
-    assert found is Found.WAITING
+    wanted = CancelledCall.decode(CancelledCall(CALLER, 10, 30).encode())
+    assert ActorProcess._cancel_call(cast(Any, executor), wanted, recursive=False) == "waiting"
+    assert values == [10]
+    earlier = CancelledCall(CALLER, 9, 20)
+    assert ActorProcess._cancel_call(cast(Any, executor), earlier, recursive=False) == "over"
     with pytest.raises(ValueError, match="does not name a call"):
         CancelledCall.decode(CALLER + bytes(8))
 
