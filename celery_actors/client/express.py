@@ -133,7 +133,8 @@ class Express:
 
     def look(self) -> None:
         """Send what has been behind for long.  Background thread."""
-        if self._watched:
+        # Without the lock where there is nothing: others who want to send would find it taken.
+        if self._behind or (self._watched and monotonic() - self._last >= _LINGER):
             self._publish_all(least_age=_TOGETHER, timeout=0.1)
 
     def settle(self) -> None:

@@ -150,8 +150,18 @@ def test_connections_closed_under_load(
         streams.go_on("calls between faults")
         close_amqp_connections(mortal)
         streams.go_on("calls after the broker closed all connections")
+        for kind in ("normal", "pubsub"):
+            # Those of other processes that are on their way back would be spared.
+            wait_until(
+                lambda kind=kind: len(redis_client.client_list(_type=kind)) >= 5,  # type: ignore[misc]
+                "the sockets of all five processes",
+            )
         assert cut_redis(redis_client, "normal") >= 5
         streams.go_on("calls after Redis closed the command sockets")
+        wait_until(
+            lambda: len(redis_client.client_list(_type="pubsub")) >= 5,
+            "the push sockets of all five processes",
+        )
         assert cut_redis(redis_client, "pubsub") >= 5
         streams.go_on("calls after Redis closed the push sockets")
     streams.finish()

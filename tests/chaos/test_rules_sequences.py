@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -147,15 +146,16 @@ def test_without_progress_the_oldest_call_is_sent_again(monkeypatch: pytest.Monk
     monkeypatch.setattr(outbox_module, "_RESEND_FIRST", 0.2)
     log = Log.remote()
     process = require_process()
-    # A message a call: no other thread comes to send, several together.
-    monkeypatch.setattr(process, "settings", replace(process.settings, express=False))
     pid = ray.get(log.pid.remote())
+    box = process.outboxes[actor_id_of(log)]
     os.kill(pid, signal.SIGSTOP)
     try:
         refs = []
         for n in range(67):  # three more than are delivered ahead
             refs.append(log.add.remote("me", n))
             process.flush()
+            # Another thread may be at it: each is to leave in a message of its own.
+            wait_until(lambda: not box.unsent, "the call to be sent")
         with process.mailbox.lock:
             process.mailbox.barrier()
             purged = process.mailbox._need_channel().queue_purge(mailbox_name(log._actor))
