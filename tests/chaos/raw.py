@@ -35,6 +35,8 @@ class RawCaller:
         self._mailbox = Mailbox(process.settings.broker_url, process.signer, lambda _queue: None)
         with self._mailbox.lock:
             self._mailbox.connect()
+            # The broker may come to this connection before it does to that of the creator.
+            self._mailbox.declare(mailbox_name(self.actor))
         self._pubsub = process.redis.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
         self._pubsub.subscribe(process.results.channel(self.caller.hex()))
         self._pubsub.get_message(timeout=5)
