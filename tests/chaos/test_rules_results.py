@@ -270,12 +270,17 @@ def test_a_refused_process_exits_without_acknowledging(
         key = f"ca:actor:{log._actor.hex()}"
         incarnation = record_of(log).incarnation
         require_process().redis.hset(key, "incarnation", "another")
-        ref = log.add.remote("me", 1)
-        wait_until(lambda: gone(pid), "the process to exit", 5)
         process = require_process()
-        with process.mailbox.lock:
-            left = process.mailbox._need_channel().queue_declare(queue, passive=True)
-        assert left.message_count == 1, "its message is for the other incarnation"
+        ref = log.add.remote("me", 1)
+        process.sender.express.settle()  # its message is in the mailbox, whichever way it came
+        wait_until(lambda: gone(pid), "the process to exit", 5)
+
+        def left() -> int:
+            with process.mailbox.lock:
+                channel = process.mailbox._need_channel()
+                return int(channel.queue_declare(queue, passive=True).message_count)
+
+        wait_until(lambda: left() == 1, "its message to be there for the other incarnation")
         assert not committed(log, 3)
         process.redis.hset(key, "incarnation", incarnation)
     finally:
