@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,15 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+def cancel_all(refs: Sequence[ray.ObjectRef[Any]]) -> None:
+    """Cancel tasks; getting any of them says so."""
+    for ref in refs:
+        ray.cancel(ref)
+    for ref in refs:
+        with pytest.raises(ray.exceptions.TaskCancelledError):
+            ray.get(ref, timeout=SECONDS)
+
+
 def taken_back() -> int:
     return require_process().executors.statistics()["taken_back"]
 
@@ -159,11 +169,7 @@ def test_a_task_that_waits_behind_another_can_be_cancelled(folder: Path, tmp_pat
     gate = tmp_path / "gate"
     blocked = [blocker.remote(str(folder), str(gate), number) for number in range(CPUS)]
     refs = [short.remote(str(folder), number) for number in range(40)]
-    for ref in refs:
-        ray.cancel(ref)
-    for ref in refs:
-        with pytest.raises(ray.exceptions.TaskCancelledError):
-            ray.get(ref, timeout=SECONDS)
+    cancel_all(refs)
     gate.touch()
     assert ray.get(blocked, timeout=SECONDS) == ["done"] * CPUS
     assert set(runs(folder)) == {f"blocker{number}" for number in range(CPUS)}
@@ -188,11 +194,7 @@ def test_a_task_that_came_late_to_its_executor_can_be_cancelled(
         lambda: sum(len(box.unresolved) for box in list(outboxes.values())) > CPUS,
         "tasks to be sent",
     )
-    for ref in late:
-        ray.cancel(ref)
-    for ref in late:
-        with pytest.raises(ray.exceptions.TaskCancelledError):
-            ray.get(ref, timeout=SECONDS)
+    cancel_all(late)
     gate.touch()
     assert ray.get(blocked, timeout=SECONDS) == ["done"] * CPUS
     assert not any(name.startswith("late") for name in runs(folder))
@@ -205,11 +207,7 @@ def test_a_task_that_was_taken_back_can_be_cancelled(folder: Path, tmp_path: Pat
     before = taken_back()
     refs = [short.remote(str(folder), number) for number in range(40)]
     wait_until(lambda: taken_back() > before, "tasks to be taken back")
-    for ref in refs:
-        ray.cancel(ref)
-    for ref in refs:
-        with pytest.raises(ray.exceptions.TaskCancelledError):
-            ray.get(ref, timeout=SECONDS)
+    cancel_all(refs)
     gate.touch()
     assert ray.get(blocked, timeout=SECONDS) == ["done"] * CPUS
     last = [short.remote(str(folder), f"last{number}") for number in range(40)]  # run behind them
