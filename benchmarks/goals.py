@@ -94,5 +94,7 @@ WORKLOADS = {
     "put_1gb": Workload("put 1 GB", False, full_only=True),
     "get_1gb": Workload("get 1 GB", False, full_only=True),
     "pass_ref": Workload("pass a ref of 100 MB to an actor", False, (_ray(1),)),
+    "put_in_a_loop": Workload("put 100 MB in a loop", True, (_ray(1),)),
+    "pass_after_puts": Workload("the same, then pass the last ref", False, (_ray(1),)),
     "latency": Workload("p99 at 50 % of the highest rate", False, full_only=True),
 }

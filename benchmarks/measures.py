@@ -17,6 +17,7 @@ from typing import Any
 from systems.base import FuturePeer, Peer, WrongResultError, expect
 from systems.raylike import Ours, RayLike
 
+PUTS = 10  # objects put in a row
 BIG = 100_000_000
 EIGHT_KB = 1024  # numbers of eight bytes
 IDLE_SECONDS = 2.0
@@ -282,6 +283,36 @@ def put(peer: RayLike, amount: Amount, nbytes: int) -> Measured:
         _expect_array(peer.get(ref), nbytes)
         del ref
     return Measured(statistics.median(samples[1:]), "s", samples[1:], {"bytes": nbytes})
+
+
+def put_in_a_loop(peer: RayLike, amount: Amount) -> Measured:
+    """Put 100 MB again and again into one variable: each new object drops the one before."""
+    array = _array(BIG)
+    ref = peer.put(array)
+    samples = []
+    for _ in range(amount.objects):
+        begun = time.perf_counter()
+        for _ in range(PUTS):
+            ref = peer.put(array)
+        samples.append(PUTS * BIG / 1e9 / (time.perf_counter() - begun))
+        _expect_array(peer.get(ref), BIG)
+    return Measured(statistics.median(samples), "GB/s", samples, {"bytes": BIG})
+
+
+def pass_after_puts(peer: RayLike, amount: Amount) -> Measured:
+    """Call an actor with the ref of the last of several objects of 100 MB put in a row."""
+    array = _array(BIG)
+    actor = peer.create()
+    expect(peer.burst([(actor, "increment", ())]), [1], "the first call")
+    samples = []
+    for _ in range(amount.objects + 1):
+        for _ in range(PUTS):
+            ref = peer.put(array)
+        begun = time.perf_counter()
+        (found,) = peer.burst([(actor, "size_of", (ref,))])
+        samples.append(time.perf_counter() - begun)
+        expect(found, BIG, "the length that the actor saw")
+    return Measured(statistics.median(samples[1:]), "s", samples[1:], {"bytes": BIG})
 
 
 def get(peer: RayLike, amount: Amount, nbytes: int) -> Measured:

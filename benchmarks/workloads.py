@@ -58,6 +58,8 @@ def steps_of(peer: Any, amount: Amount, actor: Any) -> list[tuple[str, Callable[
         steps.append((f"get_{name}", lambda n=nbytes: m.get(peer, amount, n)))
     steps += [
         ("pass_ref", lambda: m.pass_ref(peer, amount)),
+        ("put_in_a_loop", lambda: m.put_in_a_loop(peer, amount)),
+        ("pass_after_puts", lambda: m.pass_after_puts(peer, amount)),
         ("idle_memory", lambda: m.idle_memory(peer, amount)),
         ("next_actor", lambda: m.next_actor(peer, amount)),
         ("many_actors", lambda: m.many_actors(peer, amount)),

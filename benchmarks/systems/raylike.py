@@ -50,6 +50,8 @@ class RayLike(FuturePeer):
         "put_1gb",
         "get_1gb",
         "pass_ref",
+        "put_in_a_loop",
+        "pass_after_puts",
         "idle_memory",
         "latency",
     )

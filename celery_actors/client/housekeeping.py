@@ -42,6 +42,8 @@ class Housekeeping:
         self._heartbeat_due = now + _HEARTBEAT_EVERY
         self._extend_due = now + process.settings.result_ttl / 3
         self._garbage: list[Entry] = []
+        # Those of them whose shared memory the next value may take at once.
+        self._reusable: deque[Entry] = deque()
         self._lent: dict[bytes, bytes | None] = {}  # own objects that only others keep
         self._returned: deque[bytes] = deque()
         self._uncarried: deque[tuple[bytes, str]] = deque()
@@ -52,18 +54,43 @@ class Housekeeping:
         """Count down dropped refs and send the releases of dropped holds.  Under the lock."""
         process = self._process
         process.streams.collect()
-        for entry in process.objects.collect():
-            if not entry.pending or entry.foreign:
-                self.discard(entry)
+        self._discard_dropped()
         released = process.holds.released
         while released:
             actor, owner = released.popleft()
             self._release_hold(actor, owner)
 
+    def _discard_dropped(self) -> None:
+        for entry in self._process.objects.collect():
+            if not entry.pending or entry.foreign:
+                self.discard(entry)
+
     def discard(self, entry: Entry) -> None:
         """Forget an entry without refs; its value is released soon.  Under the lock."""
         if self._process.objects.entries.pop(entry.oid, None) is not None:
             self._garbage.append(entry)
+            if entry.in_shared_memory and not (entry.foreign or entry.escaped):
+                self._reusable.append(entry)
+
+    def free_shared_memory(self) -> None:
+        """Free the shared memory of dropped values, so that the next value can use it.
+
+        A large value is best written over one that was dropped before it: those pages are there
+        already.  The background thread comes too late for a program that puts one value after the
+        other, so whoever is about to write a large value calls this first.
+
+        Only this process ever had a ref to these values, so nobody can still ask for them.  What
+        else they have (records in Redis, what they contain) the background thread lets go of.
+        """
+        process = self._process
+        with process.lock:
+            self._discard_dropped()
+            reusable, self._reusable = self._reusable, deque()
+        for entry in reusable:
+            assert entry.blob is not None  # else it would not be known where it lies
+            segment = process.codec.segment(process.codec.verify(entry.oid, entry.blob))
+            if segment is not None:
+                process.segments.release(segment)
 
     def _release_hold(self, actor: bytes, owner: str) -> None:
         """Append the release of a hold to the actor's outbox, behind the last call."""
@@ -126,6 +153,7 @@ class Housekeeping:
         process = self._process
         with process.lock:
             garbage, self._garbage = self._garbage, []
+            self._reusable.clear()  # they are released below with the others
         awaited = [entry.oid for entry in garbage if entry.foreign and entry.pending]
         process.results.stop_waiting(awaited, process.caller.hex())
         self._give_back(garbage)

@@ -103,6 +103,11 @@ class Entry:
         return self.state is ObjectState.FAILED or bool(blob[_FLAGS_AT] & _ERROR)
 
     @property
+    def in_shared_memory(self) -> bool:
+        """Whether its value is known to lie in shared memory."""
+        return self.blob is not None and bool(self.blob[_FLAGS_AT] & ValueFlag.SHARED)
+
+    @property
     def unwanted(self) -> bool:
         """Whether nobody, here or elsewhere, can have a ref to it."""
         return self.refs <= 0 and not self.escaped

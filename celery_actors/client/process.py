@@ -42,6 +42,7 @@ from celery_actors.protocol.values import Copy, decode_push, is_push
 from celery_actors.serialization import Dumped
 from celery_actors.store.codec import Codec
 from celery_actors.store.segments import Segments
+from celery_actors.store.shm import Segment
 from celery_actors.store.whereabouts import node_beside
 
 __all__ = ["Process"]
@@ -100,7 +101,7 @@ class Process:
             order=self.order,
         )
         self.codec = Codec(
-            self.signer, self.segments.write, settings.shared_memory_limit, self.segments.read
+            self.signer, self.segments.write, settings.shared_memory_limit, self._read_segment
         )
         self.lock = threading.Lock()
         self.objects = ObjectTable()
@@ -209,12 +210,19 @@ class Process:
             sequence = self.next_sequence()
             entry = self.objects.add(object_id(self.caller, sequence))
         self.hold_contents(dumped, f"{self.caller.hex()}/o{sequence}.0")
+        if self.codec.shared(dumped):
+            self.housekeeping.free_shared_memory()
         blob = self.codec.encode(entry.oid, dumped)
         if stored:
             self.results.put(entry.oid, blob)
         with self.lock:
             self.objects.settle(entry, ObjectState.READY, blob)
         return entry
+
+    def _read_segment(self, segment: Segment) -> list[memoryview]:
+        """Map a large value; those dropped before can be written over by whoever made them."""
+        self.housekeeping.free_shared_memory()
+        return self.segments.read(segment)
 
     def borrow(self, oid: bytes) -> Entry:
         """Return the entry of an object whose ref came here from elsewhere."""

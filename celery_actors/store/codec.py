@@ -51,10 +51,14 @@ class Codec:
         """False in a process beside which no node could serve its large values to others:
         they then go through Redis and RabbitMQ like small ones."""
 
+    def shared(self, dumped: Dumped) -> bool:
+        """Whether a pickled value is so large that it goes to shared memory."""
+        return self.shares and dumped.nbytes > self._limit
+
     def encode(self, oid: bytes, dumped: Dumped, flags: int = 0) -> bytes:
         """Return the stored form of a pickled value; large ones are written to the node."""
         frames = dumped.frames
-        if self.shares and dumped.nbytes > self._limit:
+        if self.shared(dumped):
             segment = self._write(oid, [memoryview(frame) for frame in frames])
             # Only the pickle stream and the layout are signed: nothing else of the
             # segment can run code.
