@@ -85,6 +85,10 @@ WORKLOADS = {
     "events": Workload("task events on, share of off", True, (Goal(least=0.8),)),
     "tasks_sync": Workload("tasks, synchronous", True),
     "tasks_pipelined": Workload("tasks, pipelined", True, (_ray(5),)),
+    "tasks_burst": Workload("a burst of 5,000 tasks of no CPU", True, (_ray(5),)),
+    "tasks_burst_share": Workload(
+        "the same, share of what two executors do", True, (Goal(least=0.5),)
+    ),
     "put_1kb": Workload("put 1 KB", False),
     "get_1kb": Workload("get 1 KB", False),
     "put_1mb": Workload("put 1 MB", False),

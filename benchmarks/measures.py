@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from systems.base import FuturePeer, Peer, WrongResultError, expect
+from systems.base import FREE, FuturePeer, Peer, WrongResultError, expect
 from systems.raylike import Ours, RayLike
 
+BURST = 5000  # tasks
 PUTS = 10  # objects put in a row
 BIG = 100_000_000
 EIGHT_KB = 1024  # numbers of eight bytes
@@ -210,6 +211,26 @@ def tasks_pipelined(peer: Peer, amount: Amount) -> Measured:
         expect_all(peer.burst(calls), wanted, "a window of tasks")
 
     return windows(amount, len(calls), one)
+
+
+def tasks_burst(peer: Peer, amount: Amount, target: Any = FREE) -> Measured:
+    """Many short tasks that ask for no CPU, at a time when no process is there to run them."""
+    calls = [(target, "increment", (number,)) for number in range(BURST)]
+    wanted = list(range(1, BURST + 1))
+    rates = []
+    for _ in range(amount.objects):
+        time.sleep(IDLE_SECONDS)  # those of the burst before end
+        begun = time.perf_counter()
+        values = peer.burst(calls)
+        rates.append(BURST / (time.perf_counter() - begun))
+        expect_all(values, wanted, "a burst of tasks")
+    return Measured(statistics.median(rates), "calls/s", rates, {"tasks": BURST})
+
+
+def tasks_burst_share(peer: Peer, amount: Amount) -> Measured:
+    """The same beside tasks that ask for one CPU each, where there are two."""
+    free, two = tasks_burst(peer, amount), tasks_burst(peer, amount, None)
+    return Measured(free.value / two.value, "x", [], {"free": free.value, "two": two.value})
 
 
 def eight_kb(peer: Peer, amount: Amount, actor: Any) -> Measured:

@@ -52,6 +52,8 @@ def steps_of(peer: Any, amount: Amount, actor: Any) -> list[tuple[str, Callable[
         ("events", lambda: m.events(peer, amount)),
         ("tasks_sync", lambda: m.one_by_one(peer, amount, None, lambda number: (number,))),
         ("tasks_pipelined", lambda: m.tasks_pipelined(peer, amount)),
+        ("tasks_burst", lambda: m.tasks_burst(peer, amount)),
+        ("tasks_burst_share", lambda: m.tasks_burst_share(peer, amount)),
     ]
     for name, nbytes in SIZES.items():
         steps.append((f"put_{name}", lambda n=nbytes: m.put(peer, amount, n)))

@@ -13,8 +13,10 @@ from typing import Any
 
 WAIT_SECONDS = 300.0
 CPUS = 2
+FREE = "a task that asks for no CPU"
 
-# What to call: an actor (or None: the stateless function), its method, the arguments.
+# What to call: an actor (or None: the stateless function; FREE: that one without a CPU), its method,
+# the arguments.
 Call = tuple[Any, str, tuple[Any, ...]]
 
 

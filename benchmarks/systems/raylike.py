@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from systems.base import CPUS, WAIT_SECONDS, FuturePeer, expect_rising
+from systems.base import CPUS, FREE, WAIT_SECONDS, FuturePeer, expect_rising
 
 HERE = Path(__file__).resolve().parent.parent
 START_SECONDS = 60.0
@@ -41,6 +41,7 @@ class RayLike(FuturePeer):
         "async_actor",
         "tasks_sync",
         "tasks_pipelined",
+        "tasks_burst",
         "put_1kb",
         "get_1kb",
         "put_1mb",
@@ -62,6 +63,7 @@ class RayLike(FuturePeer):
         self.ray = ray
         self._classes: dict[str, Any] = {}
         self._task: Any = None
+        self._free_task: Any = None
 
     def start(self) -> None:
         """Begin a cluster and declare the classes."""
@@ -113,6 +115,7 @@ class RayLike(FuturePeer):
         ):
             self._classes[kind] = remote(cls)
         self._task = self.ray.remote(successor)
+        self._free_task = self._task.options(num_cpus=0)
 
     def _initialise(self) -> None:
         raise NotImplementedError
@@ -122,9 +125,11 @@ class RayLike(FuturePeer):
         return self._classes[kind].remote()
 
     def submit(self, target: Any, method: str, *arguments: Any) -> Any:
-        """Call an actor's method, or the task where ``target`` is None."""
+        """Call an actor's method, or the task where ``target`` is None or FREE."""
         if target is None:
             return self._task.remote(*arguments)
+        if target is FREE:
+            return self._free_task.remote(*arguments)
         return getattr(target, method).remote(*arguments)
 
     def get(self, ref: Any) -> Any:
@@ -177,7 +182,7 @@ class RayLike(FuturePeer):
 class Ours(RayLike):
     """This package, on a private cluster of its own."""
 
-    workloads = (*RayLike.workloads, "sync_by_mailbox", "events")
+    workloads = (*RayLike.workloads, "sync_by_mailbox", "events", "tasks_burst_share")
     name = "ours"
     actor_bytes = 15_000_000
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from celery_actors.client.cancelling import withdraw_waiting
 from celery_actors.client.creation import create_actor, kill_actor
+from celery_actors.client.growth import Growth
 from celery_actors.client.leases import Lease, Pool, Shape
 from celery_actors.client.objects import Entry, ObjectState
 from celery_actors.client.outbox import PendingCall, TaskWithdrawn
@@ -50,8 +51,8 @@ __all__ = ["Executors"]
 logger = logging.getLogger(__name__)
 
 _LINGER = 1.0
-_MOST_REQUESTS = 8
 _CHECK_EVERY = 2.0
+_CORES_EVERY = 10.0
 
 
 class Executors:
@@ -60,6 +61,9 @@ class Executors:
     def __init__(self, process: Process) -> None:
         self._process = process
         self._pools: dict[Shape, Pool] = {}
+        self._growth: dict[Pool, Growth] = {}
+        self._cores = 1  # of the cluster's machines, looked up when executors are asked for
+        self._cores_due = 0.0
         self._by_executor: dict[bytes, Pool] = {}
         self._awaiting: dict[int, PendingCall] = {}  # tasks whose ref arguments are not there
         self._reclaim = False
@@ -91,7 +95,7 @@ class Executors:
             flags |= CallFlag.ARGUMENTS
             process.recovery.resolve_foreign([e for e in arguments if e.foreign and e.pending])
         with process.lock:
-            pool = self._pools.setdefault(shape, Pool(shape))
+            pool = self._pool(shape)
             first = not pool.leases and not pool.requested
         if first:
             self._request(pool)
@@ -132,6 +136,14 @@ class Executors:
             process.flush()
         return entries
 
+    def _pool(self, shape: Shape) -> Pool:
+        """Return the pool for tasks of that shape.  Under the lock."""
+        pool = self._pools.get(shape)
+        if pool is None:
+            pool = self._pools[shape] = Pool(shape)
+            self._growth[pool] = Growth(pool)
+        return pool
+
     def _hold(self, call: PendingCall, dumped: Dumped) -> None:
         """Keep the actors whose handles are inside alive until the task is resolved.
 
@@ -165,13 +177,17 @@ class Executors:
             send = process.sender.enqueue(box, call, process.next_sequence()) or send
             if len(lease.tasks) == 2:
                 process.listener.wake()  # tick() sees to it that it does not wait for long
-        if len(pool.requested) < min(len(pool.ready), _MOST_REQUESTS):
+        growth = self._growth[pool]
+        if growth.look_at <= now and growth.wanted(now, self._cores):
             process.listener.wake()  # tick() asks for more
         return send
 
     def _done(self, pool: Pool, call: PendingCall) -> None:
         """A task is resolved: its executor may have another.  Under the lock."""
-        lease = pool.done(call, monotonic())
+        now, lease = monotonic(), pool.holder(call)
+        if lease is not None:
+            self._growth[pool].finished(call, lease, now)
+        lease = pool.done(call, now)
         if lease is not None and lease.calls == pool.shape.max_calls:
             self._return(lease, pool)
         self._dispatch(pool)
@@ -338,7 +354,8 @@ class Executors:
         pools = [p for p in self._pools.values() if p.leases or p.requested or p.ready]
         if not pools:
             return float("inf")
-        return min(monotonic() + 0.25, *(pool.next_due for pool in pools))
+        due = (self._growth[pool].look_at for pool in pools if pool.ready)
+        return min(monotonic() + 0.25, *(pool.next_due for pool in pools), *due)
 
     def tick(self, now: float) -> None:
         """Ask for executors that are wanted; return those that are not.  Background thread."""
@@ -346,15 +363,19 @@ class Executors:
             return
         reclaim, self._reclaim = self._reclaim, False
         for pool in list(self._pools.values()):
-            self._request_wanted(pool)
+            self._request_wanted(pool, now)
             self._take_back_overdue(pool, now)
             self._return_idle(pool, now, 0.0 if reclaim else _LINGER)
             self._cancel_unwanted(pool, now)
             self._check_requested(pool, now)
 
-    def _request_wanted(self, pool: Pool) -> None:
+    def _request_wanted(self, pool: Pool, now: float) -> None:
+        if pool.ready:
+            self._look_up_cores(now)
+        with self._process.lock:
+            wanted = self._growth[pool].wanted(now, self._cores)
         try:
-            while len(pool.requested) < min(len(pool.ready), _MOST_REQUESTS):
+            for _ in range(wanted):
                 self._request(pool)
         except CallerGone as error:  # the next renewal of the lease acts on it
             logger.debug("no executor was asked for: %s", error)
@@ -370,6 +391,14 @@ class Executors:
             pool.short = True
         else:
             pool.short = False
+
+    def _look_up_cores(self, now: float) -> None:
+        if now < self._cores_due:
+            return
+        cores: dict[str, int] = {}
+        for node in self._process.control.nodes():  # several may share a machine
+            cores[node.host] = max(node.cores, cores.get(node.host, 1))
+        self._cores, self._cores_due = max(1, sum(cores.values())), now + _CORES_EVERY
 
     def _take_back_overdue(self, pool: Pool, now: float) -> None:
         with self._process.lock:

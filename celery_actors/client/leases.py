@@ -21,10 +21,11 @@ from celery_actors.client.outbox import PendingCall
 from celery_actors.control import ANYWHERE, Target
 from celery_actors.protocol.environment import NO_ENVIRONMENT, Environment
 
-__all__ = ["Lease", "Pool", "Shape"]
+__all__ = ["LONG", "Lease", "Pool", "Shape"]
 
 _SHORT = 0.005
-_LONG = 0.02
+#: Seconds after which a task counts as long.
+LONG = 0.02
 _WORK_AHEAD = 0.02
 _MOST_AHEAD = 64
 _PATIENCE = 0.02
@@ -163,7 +164,7 @@ class Pool:
         if first:
             lease._next_first(now)
         if lease.calls:  # the first one's time has the start of the process in it
-            took = min(took, _LONG)  # one that takes very long says no more than a long one
+            took = min(took, LONG)  # one that takes very long says no more than a long one
             self.usual = took if self.usual is None else self.usual + (took - self.usual) / 8
         lease.calls += 1
         if not lease.tasks:

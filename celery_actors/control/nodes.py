@@ -48,6 +48,7 @@ class Nodes:
                 # As text: a Lua number cannot hold every amount (bytes of memory) exactly.
                 json.dumps({kind: str(n) for kind, n in node.resources.items() if n > 0}),
                 json.dumps(sorted(node.gpus)),
+                node.cores,
             )
         )
         if answer.get("taken"):
@@ -107,6 +108,7 @@ def _node(node_id: bytes, lease_ends: bytes, reservations: int, flat: list[bytes
         reservations=reservations,
         joined_at=seconds(fields["joined"]),
         lease_ends=seconds(lease_ends),
+        cores=int(fields["cores"]),
     )
 
 

@@ -71,7 +71,11 @@ GroupStrategy = Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"]
 
 @dataclass(frozen=True, slots=True)
 class NodeSpec:
-    """A node as it presents itself.  ``gpus`` are the ids behind ``resources["GPU"]``."""
+    """A node as it presents itself.
+
+    :ivar gpus: the ids behind ``resources["GPU"]``.
+    :ivar cores: that its processes may use, whatever CPUs it was declared to have.
+    """
 
     node_id: str
     name: str
@@ -80,6 +84,7 @@ class NodeSpec:
     resources: Mapping[str, int]
     gpus: tuple[int, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
+    cores: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +108,7 @@ class NodeRecord:
     reservations: int
     joined_at: float
     lease_ends: float
+    cores: int
 
     @property
     def shown_labels(self) -> dict[str, str]:

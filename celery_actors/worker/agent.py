@@ -207,6 +207,7 @@ class NodeAgent:
             resources=resources,
             gpus=tuple(gpu.index for gpu in found.gpus),
             labels=self._labels,
+            cores=found.cores,
         )
         try:
             placements = self._control.register_node(spec, self.settings.lease)

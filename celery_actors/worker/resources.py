@@ -71,6 +71,7 @@ class NodeResources:
 
     Args:
         cpus: CPUs, at least 1 where found rather than declared.
+        cores: that this process may use at a time, rounded down, at least 1; never declared.
         gpus: in the order in which they are handed out.
         memory: bytes.
         custom: name to amount.
@@ -80,6 +81,7 @@ class NodeResources:
     gpus: tuple[GPU, ...]
     memory: int
     custom: Mapping[str, float] = field(default_factory=dict, hash=False)
+    cores: int = 1
 
 
 def detect(
@@ -111,11 +113,13 @@ def detect(
     for name in custom:
         if not name or name in _RESERVED_NAMES:
             raise ValueError(f"{name!r} cannot be the name of a custom resource")
+    found = _count_cpus(proc, cgroup)
     return NodeResources(
-        cpus=_count_cpus(proc, cgroup) if cpus is None else _amount("num_cpus", cpus),
+        cpus=found if cpus is None else _amount("num_cpus", cpus),
         gpus=_gpus(options.num_gpus, environ.get(VISIBLE_DEVICES)),
         memory=_count_memory(proc, cgroup) if memory is None else int(_amount("memory", memory)),
         custom=custom,
+        cores=int(found),
     )
 
 

@@ -1,7 +1,7 @@
 -- needs: base placement
--- id, name, host, pid, labels, lease (ms), totals (JSON kind -> amount), gpu ids (JSON)
+-- id, name, host, pid, labels, lease (ms), totals (JSON kind -> amount), gpu ids (JSON), cores
 -- The name of a node whose lease has ended is free: its janitor may be slower than its successor.
-local id, name, host, pid, labels, lease, totals, gpus = unpack(ARGV, 3)
+local id, name, host, pid, labels, lease, totals, gpus, cores = unpack(ARGV, 3)
 local holder = call('HGET', key.node_names, name)
 if holder and holder ~= id then
   local ends = call('ZSCORE', key.nodes, holder)
@@ -11,7 +11,8 @@ local is_new = call('EXISTS', key.node(id)) == 0
 call('HSET', key.node_names, name, id)
 call('ZADD', key.nodes, now + tonumber(lease), id)
 if is_new then
-  call('HSET', key.node(id), 'name', name, 'host', host, 'pid', pid, 'labels', labels, 'joined', now)
+  call('HSET', key.node(id), 'name', name, 'host', host, 'pid', pid, 'labels', labels,
+    'cores', cores, 'joined', now)
   for kind, amount in pairs(cjson.decode(totals)) do
     call('HSET', key.node(id), 't:' .. kind, amount, 'f:' .. kind, amount)
   end
