@@ -15,8 +15,8 @@ WAIT_SECONDS = 300.0
 CPUS = 2
 FREE = "a task that asks for no CPU"
 
-# What to call: an actor (or None: the stateless function; FREE: that one without a CPU), its method,
-# the arguments.
+# What to call, its method, the arguments.  Not an actor but a function: None is the stateless one,
+# FREE the same without a CPU.
 Call = tuple[Any, str, tuple[Any, ...]]
 
 

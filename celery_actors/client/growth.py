@@ -25,6 +25,7 @@ _MOST_START_SECONDS = 2.0
 _OWN_EXECUTOR_SECONDS = 0.2  # a task that takes longer gets an executor of its own
 _FACTOR = 4  # so many more for each that is held up, while nothing is known
 _MEASURED = 16  # tasks, before a time is relied upon
+_FUNCTIONS = 256  # whose times are kept
 _UPWARDS = 1.01  # how fast the least time forgets, for each task
 _GAIN = 1.3  # by which more executors must have raised the tasks a second
 _PAUSE = 1.0  # seconds without a waiting task, after which all is tried out anew
@@ -78,6 +79,8 @@ class Growth:
             self._since = now  # what starting the first ones took is no time of tasks
         self._done += 1
         times = self._times.setdefault(call.method, _Times())
+        if len(self._times) > _FUNCTIONS:
+            del self._times[next(iter(self._times))]
         if lease.calls:
             times.add(now - lease.since)
         elif times.known and times.least < LONG:  # else the task's own time says too much
@@ -97,25 +100,33 @@ class Growth:
         if now - self._waited > _PAUSE:
             self._try_out(now, 0.0)
         self._waited = now
-        times = self._times.get(pool.ready[0].method)
-        takes = times.least if times is not None and times.known else None
-        if takes is not None and takes > _OWN_EXECUTOR_SECONDS:
-            self.look_at = now
-            return most
-        held_up, self.look_at = self._held_up(now, takes or 0.0)
+        held_up, self.look_at = self._held_up(now)
         at_work = len(pool.leases) - held_up + asked_for
-        if takes is None and not at_work:
-            return min(most, max(cores, _FACTOR * held_up))
-        if at_work < cores:
-            return min(most, cores - at_work)
-        if takes is None:
-            return 0
-        pays = ceil(sqrt(waiting * takes * cores / self.start_seconds))
-        if pays <= at_work:
-            return 0
-        if takes > self.start_seconds / 2:  # one task more, and starting it has paid
-            return min(most, pays - at_work)
-        return min(most, pays - at_work, at_work) if self._gained(now) else 0
+        takes = self._known(pool.ready[0])
+        if takes is not None and takes > _OWN_EXECUTOR_SECONDS:
+            target = at_work + waiting
+        elif takes is None and not at_work:
+            target = max(cores, _FACTOR * held_up)
+        elif takes is None or at_work < cores:
+            target = cores
+        else:
+            target = self._paying(at_work, waiting * takes * cores, takes, now)
+        return max(0, min(most, target - at_work))
+
+    def _known(self, call: PendingCall) -> float | None:
+        """Return the seconds that a task takes by all that is known."""
+        times = self._times.get(call.method)
+        return times.least if times is not None and times.known else None
+
+    def _paying(self, at_work: int, work: float, takes: float, now: float) -> int:
+        """Return with how many executors all tasks are done soonest.
+
+        :param work: seconds of work that wait, times the cores.
+        """
+        target = ceil(sqrt(work / self.start_seconds))
+        if target <= at_work or takes > self.start_seconds / 2:  # it has paid after one task more
+            return target
+        return min(target, 2 * at_work) if self._gained(now) else at_work
 
     def _gained(self, now: float) -> bool:
         """Whether the executors that were added last made the tasks faster, as more may, too.
@@ -134,11 +145,12 @@ class Growth:
     def _try_out(self, now: float, rate: float) -> None:
         self._since, self._done, self._rate = now, 0, rate
 
-    def _held_up(self, now: float, takes: float) -> tuple[int, float]:
+    def _held_up(self, now: float) -> tuple[int, float]:
         """Return how many executors are of no use now, and when that may change.
 
         One whose first task takes longer than starting another executor would.
         """
+        takes = self._known(self.pool.ready[0]) or 0.0
         begun, new = max(LONG, self.start_seconds) + takes, 2 * self.start_seconds + takes
         due = [
             lease.since + (begun if lease.calls else new)

@@ -10,10 +10,10 @@ from collections.abc import Callable
 import pytest
 from chaos_actors import Log
 from faults import DETECTION, LEASE, wait_gone
-from leftovers import queues_and_exchanges
 from waiting import wait_until
 
 import celery_actors as ray
+from benchmarks.broker_names import queues_and_exchanges
 from celery_actors.exceptions import ActorDiedError
 from celery_actors.local import PrivateCluster
 from celery_actors.session import SessionInfo
@@ -39,5 +39,5 @@ def test_kill_of_the_only_node_worker_for_good(
     with pytest.raises(ActorDiedError, match="node was lost"):
         ray.get(actor.count.remote(), timeout=2 * LEASE + DETECTION)
     assert node_names() == set()
-    queues, _ = queues_and_exchanges(brokers)
+    queues, _ = queues_and_exchanges(brokers.session_dir)
     assert not [name for name in queues if name.startswith(("actor.", "node."))]

@@ -14,10 +14,10 @@ import pytest
 import redis
 from chaos_actors import Log
 from faults import DETECTION, LEASE, wait_gone
-from leftovers import queues_and_exchanges
 from waiting import record_of, wait_until
 
 import celery_actors as ray
+from benchmarks.broker_names import queues_and_exchanges
 from celery_actors.exceptions import ActorDiedError
 from celery_actors.local import PrivateCluster
 from celery_actors.session import SessionInfo
@@ -63,7 +63,7 @@ def test_kill_of_a_node_worker(
             "no record of the lost node",
             DETECTION,
         )
-    queues, _ = queues_and_exchanges(brokers)
+    queues, _ = queues_and_exchanges(brokers.session_dir)
     assert f"node.{node_id}" not in queues
     assert not [name for name in queues if any(a._actor.hex() in name for a in lost)]
     del kept, placed

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import re
-import subprocess
 import time
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
@@ -13,9 +10,9 @@ from pathlib import Path
 import psutil
 import redis
 
+from benchmarks.broker_names import queues_and_exchanges
 from celery_actors.local import PrivateCluster
 from celery_actors.local.address import SESSION_DIR_VARIABLE
-from celery_actors.local.rabbitmq import NODE_NAME, find_program
 
 # What may stay, and why. Anything else is a leak.
 ALLOWED_EXCHANGES = (
@@ -35,7 +32,7 @@ SHARED_MEMORY_PREFIX = "ca-"
 def leftovers(brokers: PrivateCluster, shared_memory_before: Iterable[str] = ()) -> list[str]:
     """Name everything in or around the cluster that is none of the servers' own."""
     found = [f"process {line}" for line in foreign_processes(brokers)]
-    queues, exchanges = queues_and_exchanges(brokers)
+    queues, exchanges = queues_and_exchanges(brokers.session_dir)
     found += [f"queue {name}" for name in queues if not _matches(name, ALLOWED_QUEUES)]
     found += [f"exchange {name}" for name in exchanges if not _matches(name, ALLOWED_EXCHANGES)]
     with redis.Redis.from_url(brokers.address.result_backend) as client:
@@ -123,41 +120,6 @@ def shared_memory_files(brokers: PrivateCluster | None = None) -> list[str]:
         for pattern in patterns
         for path in SHARED_MEMORY.glob(pattern)
     ]
-
-
-def queues_and_exchanges(brokers: PrivateCluster) -> tuple[list[str], list[str]]:
-    """Ask the broker's Erlang node itself: milliseconds, where rabbitmqctl takes seconds."""
-    erl = find_program("erl")
-    assert erl is not None
-    root = Path(erl).resolve().parent.parent
-    caller = next(root.glob("**/bin/erl_call"))
-    directory = brokers.session_dir / "rabbitmq"
-    start = (directory / "start").read_text()
-    epmd = re.search(r"^export ERL_EPMD_PORT=(\d+)$", start, re.MULTILINE)
-    assert epmd is not None
-    expression = (
-        "V = <<47>>, Names = fun(L) -> [binary_to_list(element(4, N)) || N <- L] end,"
-        " {Names(rabbit_amqqueue:list_names(V)), [], Names(rabbit_exchange:list_names())}."
-    )
-    cookie = (directory / ".erlang.cookie").read_text()
-    answer = subprocess.run(
-        [str(caller), "-c", cookie, "-n", NODE_NAME, "-e"],
-        input=expression + "\n",
-        env={**os.environ, "ERL_EPMD_PORT": epmd[1]},
-        capture_output=True,
-        text=True,
-        timeout=20,
-        check=True,
-    ).stdout
-    if not answer.startswith("{ok,"):
-        raise RuntimeError(f"the broker's node answered {answer!r}")
-    queues, _, exchanges = answer.partition("], [], [")
-    return _names(queues), [name for name in _names(exchanges) if name]
-
-
-def _names(answer: str) -> list[str]:
-    # As strings: of a binary erl_call shows only the beginning.
-    return sorted(re.findall(r'"([^"]*)"', answer))
 
 
 def _matches(name: str, patterns: Iterable[str]) -> bool:

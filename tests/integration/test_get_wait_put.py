@@ -7,6 +7,7 @@ import hashlib
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 from waiting import wait_until
 
 import celery_actors as ray
+from celery_actors.client.current import require_process
 from celery_actors.exceptions import GetTimeoutError, ObjectLostError, TaskError
 from celery_actors.ids import new_caller_id, object_id
 
@@ -207,8 +209,6 @@ def test_arrays_that_are_not_contiguous(values: Any) -> None:
 
 
 def test_many_large_values_one_after_another_leave_no_memory(values: Any) -> None:
-    from celery_actors.client.current import require_process
-
     directory = Path(require_process().settings.shared_memory_dir)
 
     def used() -> int:
@@ -346,3 +346,50 @@ def test_two_threads_wait_for_the_same_ref(values: Any, gate: Path) -> None:
     for thread in threads:
         thread.join(30)
     assert got == [str(gate)] * 3
+
+
+# -- shared memory of values that were dropped ------------------------------------------------
+
+
+def _inodes() -> set[int]:
+    directory = Path(require_process().settings.shared_memory_dir)
+    found = set()
+    for path in directory.glob("ca-*"):
+        with suppress(FileNotFoundError):  # its owner renames what it takes back
+            status = path.stat()
+            if status.st_size > 1 << 20:
+                found.add(status.st_ino)
+    return found
+
+
+def test_puts_in_a_loop_are_written_over_one_another() -> None:
+    """Each drops the value before; it does not wait for the background thread to free it."""
+    array = np.ones(2 << 20, dtype=np.uint8)
+    before, seen = _inodes(), set()
+    for number in range(30):
+        array[0] = number
+        ref = ray.put(array)
+        seen |= _inodes() - before
+        value = ray.get(ref)
+        assert (value[0], value[-1]) == (number, 1)
+        del value
+    assert len(seen) <= 3
+
+
+def test_large_results_in_a_loop_are_written_over_one_another(values: Any) -> None:
+    ray.get(values.array.remote(1))
+    before, seen = _inodes(), set()
+    for _ in range(30):
+        value = ray.get(values.array.remote(2 << 20))
+        seen |= _inodes() - before
+        assert value[255] == 255
+    assert len(seen) <= 4
+
+
+def test_a_view_of_a_value_that_was_dropped_does_not_change() -> None:
+    views = []
+    for number in range(5):
+        ref = ray.put(np.full(2 << 20, number, dtype=np.uint8))
+        views.append(ray.get(ref))
+    del ref
+    assert [(int(view[0]), int(view[-1])) for view in views] == [(n, n) for n in range(5)]

@@ -14,8 +14,9 @@ import amqp
 import psutil
 import pytest
 import redis
-from leftovers import processes_of, queues_and_exchanges
+from leftovers import processes_of
 
+from benchmarks.broker_names import queues_and_exchanges
 from celery_actors.local import LocalClusterError, PrivateCluster
 from celery_actors.local import private as private_module
 from celery_actors.local.ports import free_ports
@@ -192,8 +193,8 @@ def test_two_clusters_side_by_side(brokers: PrivateCluster) -> None:
         connection = amqp.Connection(**_login(other))
         connection.connect()
         connection.channel().queue_declare("only-here")
-        assert "only-here" in queues_and_exchanges(other)[0]
-        assert "only-here" not in queues_and_exchanges(brokers)[0]
+        assert "only-here" in queues_and_exchanges(other.session_dir)[0]
+        assert "only-here" not in queues_and_exchanges(brokers.session_dir)[0]
         connection.close()
     assert rabbitmq_answers(brokers.address.broker_url)
 
@@ -235,6 +236,7 @@ def _login(cluster: PrivateCluster) -> dict[str, str]:
 
 
 DETACHED = """
+from benchmarks.broker_names import queues_and_exchanges
 import celery_actors as ray
 
 ray.init("local", num_cpus=1)

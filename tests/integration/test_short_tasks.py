@@ -236,3 +236,30 @@ def test_what_may_not_be_tried_again_is_never_behind_another(folder: Path) -> No
     found = runs(folder)
     assert found.pop("dies") == 2 * 4  # each with its three retries
     assert found == {str(number): 1 for number in range(40)}
+
+
+@pytest.mark.parametrize("cpus", [0, 0.01])
+def test_a_burst_of_short_tasks_does_not_start_an_executor_for_each(cpus: float) -> None:
+    """Neither where tasks ask for nothing nor where the node allows hundreds of them."""
+    process = require_process()
+    started: set[bytes] = set()
+
+    @ray.remote(num_cpus=cpus)
+    def successor(number: int) -> int:
+        return number + 1
+
+    for _ in range(4):
+        refs = [successor.remote(number) for number in range(1000)]
+        assert ray.get(refs, timeout=SECONDS) == list(range(1, 1001))
+        started.update(actor for pool in process.executors._pools.values() for actor in pool.leases)
+    assert len(started) < 40
+
+
+def test_long_tasks_that_ask_for_nothing_run_all_at_once(tmp_path: Path) -> None:
+    gate = str(tmp_path / "gate")
+    blocked = [
+        blocker.options(num_cpus=0).remote(str(tmp_path), gate, number) for number in range(24)
+    ]
+    wait_until(lambda: len(runs(tmp_path)) == 24, "all of them to be under way", SECONDS)
+    Path(gate).touch()
+    assert ray.get(blocked, timeout=SECONDS) == ["done"] * 24

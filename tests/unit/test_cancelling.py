@@ -9,7 +9,7 @@ import pytest
 
 from celery_actors.client.cancelling import _find
 from celery_actors.client.executors import Executors
-from celery_actors.client.leases import Pool
+from celery_actors.client.leases import Shape
 from celery_actors.client.objects import ObjectState, ObjectTable
 from celery_actors.client.outbox import Outbox, PendingCall
 from celery_actors.exceptions import TaskCancelledError
@@ -58,7 +58,8 @@ def test_a_task_is_found_where_it_is_and_not_where_it_was_taken_back_from() -> N
 
 def test_a_cancelled_task_that_is_taken_back_goes_to_nobody() -> None:
     process = Process()
-    pool, executors = Pool(cast(Any, None)), Executors(cast(Any, process))
+    executors = Executors(cast(Any, process))
+    pool = executors._pool(Shape(()))
     cancelled, other = process.task(1), process.task(2)
     cancelled.cancelled = TaskCancelledError("by a test")
     executors._again(pool, [cancelled, other])
