@@ -188,7 +188,7 @@ def watch(counter: Any, session_dir: str, seconds: float, console: Console) -> l
             raise RuntimeError(f"the counter fell from {last_value} to {value}")
         last_value, last_at = value, now
 
-    return sampled(session_dir, seconds, console, mailbox_name(counter._actor), read)
+    return sampled(session_dir, seconds, console, mailbox_name(counter._celery_actor), read)
 
 
 def sampled(

@@ -106,8 +106,8 @@ def _drained(peer: Ours, actor: Any, gate: Path, waiting: int, last: int) -> Dra
         refs = [peer.submit(actor, "increment") for _ in range(calls)]
         _await_sent(actor)
         queueing = time.perf_counter() - begun
-        messages = _await_steady(mailbox_name(actor._actor))
-        unresolved = len(require_process().outboxes[actor._actor].unresolved)
+        messages = _await_steady(mailbox_name(actor._celery_actor))
+        unresolved = len(require_process().outboxes[actor._celery_actor].unresolved)
         expect(unresolved, calls + 1, "the number of calls that wait")
         memory = _memory(peer.announce()["session_dir"])
         begun = time.perf_counter()
@@ -148,7 +148,7 @@ def _held(peer: Ours, actor: Any, gate: Path) -> Iterator[tuple[Callable[[], Non
 
 def _await_sent(actor: Any) -> None:
     process = require_process()
-    box = process.outboxes[actor._actor]
+    box = process.outboxes[actor._celery_actor]
     deadline = time.monotonic() + WAIT_SECONDS
     while True:
         process.flush()

@@ -223,5 +223,5 @@ def age(peer: Ours, extent: Extent, console: Console) -> list[Series]:
         add("a synchronous call, median", "µs", statistics.median(taken) * 1e6)
 
     session_dir = peer.announce()["session_dir"]
-    mailbox = mailbox_name(counter._actor)
+    mailbox = mailbox_name(counter._celery_actor)
     return sampled(session_dir, extent.minutes * 60, console, mailbox, load)

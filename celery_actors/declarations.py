@@ -106,7 +106,7 @@ if MYPY or not TYPE_CHECKING:
 
     if MYPY:
         # Classes under ``@remote`` stay classes to mypy; the plugin makes this their metaclass.
-        class ActorType(type, ActorClass[Any]):  # type: ignore[misc]
+        class ActorType(type, ActorClass[Any]):
             """What a class is that is an actor class besides."""
 
 else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeAlias, TypeVar, overload
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from celery_actors.declarations import CallInActor
 
 __all__ = [
+    "SYSTEM_METHODS",
     "ActorHandle",
     "ActorMethod",
     "ActorProxy",
@@ -99,7 +100,9 @@ class MethodDescription:
         :param groups: the actor's concurrency groups.
         :raises TypeError, ValueError: an unknown option; a value that makes no sense.
         """
-        options = self.options.updated(**changes)
+        options = self.options.updated(
+            **{name: value for name, value in changes.items() if value is not None}
+        )
         check_group(options, groups)
         return replace(self, options=options)
 
@@ -126,7 +129,7 @@ class ClassDescription:
 
 
 #: Methods that every actor has (as Ray's).
-_SYSTEM = {
+SYSTEM_METHODS = {
     name: MethodDescription(_FREE)
     for name in ("__ray_ready__", "__ray_call__", "__ray_terminate__")
 }
@@ -147,10 +150,10 @@ class ActorMethod(Generic[P, R_co]):
         self._description = description
 
     def _full_name(self) -> str:
-        return f"{self._handle._description.name}.{self._name}"
+        return f"{self._handle._celery_description.name}.{self._name}"
 
     @submits
-    def remote(self, *args: Any, **kwargs: Any) -> Any:
+    def remote(self, /, *args: Any, **kwargs: Any) -> Any:
         """Call the method; returns at once.
 
         :returns: an :class:`ObjectRef`, a list of them where ``num_returns`` is more than
@@ -172,12 +175,12 @@ class ActorMethod(Generic[P, R_co]):
             dumped, arguments = NO_ARGUMENTS, ()
         returns = description.returns
         entries = process.sender.call(
-            handle._actor,
+            handle._celery_actor,
             self._name,
             dumped,
             arguments,
             returns,
-            handle._description.max_pending_calls,
+            handle._celery_description.max_pending_calls,
             description.encoded,
         )
         if returns == 1:
@@ -187,29 +190,39 @@ class ActorMethod(Generic[P, R_co]):
             return ObjectRef(entries[0])
         return [ObjectRef(entry) for entry in entries] if entries else None
 
+    def _remote(
+        self,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> Any:
+        """Call the method with options changed: ``options(…).remote(…)`` under Ray's older name."""
+        changed = self.options(**options) if options else self
+        return changed.remote(*(args or ()), **(kwargs or {}))
+
     @overload
-    def options(self, *, num_returns: Literal[0], **changes: Any) -> ActorMethod[P, None]: ...
+    def options(self, /, *, num_returns: Literal[0], **changes: Any) -> ActorMethod[P, None]: ...
     @overload
     def options(
-        self, *, num_returns: Literal[1], **changes: Any
+        self, /, *, num_returns: Literal[1], **changes: Any
     ) -> ActorMethod[P, ObjectRef[Any]]: ...
     @overload
     def options(
-        self, *, num_returns: Literal["streaming"], **changes: Any
+        self, /, *, num_returns: Literal["streaming"], **changes: Any
     ) -> ActorMethod[P, ObjectRefGenerator[Any]]: ...
     @overload
     def options(
-        self, *, num_returns: int, **changes: Any
+        self, /, *, num_returns: int, **changes: Any
     ) -> ActorMethod[P, list[ObjectRef[Any]]]: ...
     @overload
-    def options(self, **changes: Any) -> ActorMethod[P, R_co]: ...
-    def options(self, **changes: Any) -> Any:
-        """Return the method with options changed, e.g. ``num_returns=2``.
+    def options(self, /, **changes: Any) -> ActorMethod[P, R_co]: ...
+    def options(self, /, **changes: Any) -> Any:
+        """Return the method with options changed, e.g. ``num_returns=2``; ``None`` changes none.
 
         :raises TypeError: there is no such option.
         :raises ValueError: an option's value makes no sense; the actor has no such group.
         """
-        description = self._description.updated(self._handle._description.groups, changes)
+        description = self._description.updated(self._handle._celery_description.groups, changes)
         return ActorMethod(self._handle, self._name, description)
 
     if not TYPE_CHECKING:  # to checkers it is no callable
@@ -218,8 +231,9 @@ class ActorMethod(Generic[P, R_co]):
             """Refused: it would run here."""
             name = self._full_name()
             raise TypeError(
-                f"{name} runs in the actor and can't be called directly: use "
-                f"handle.{self._name}.remote(…) and celery_actors.get() on what it returns"
+                f"Actor methods cannot be called directly: {name} runs in the actor. Instead of "
+                f"'object.{self._name}()', use 'object.{self._name}.remote()' and get() on what "
+                "it returns."
             )
 
     def __repr__(self) -> str:
@@ -238,7 +252,8 @@ class ActorHandle(Held[T_co]):
         celery_actors.get(counter.increment.remote())   # 1
     """
 
-    __slots__ = ("__weakref__", "_actor", "_description", "_hold")
+    # Names that no user's method is likely to have: they would hide it.
+    __slots__ = ("__weakref__", "_celery_actor", "_celery_description", "_celery_hold")
 
     if TYPE_CHECKING:
 
@@ -248,28 +263,31 @@ class ActorHandle(Held[T_co]):
         def __ray_call__(self) -> CallInActor[T_co]: ...
         @property
         def __ray_terminate__(self) -> ActorMethod[[], ObjectRef[None]]: ...
+        @property
+        def _actor_id(self) -> ActorID: ...
+        def __getattr__(self, name: str) -> ActorMethod[..., Any]: ...
 
-    _actor: bytes
-    _description: ClassDescription
-    _hold: Hold | None
+    _celery_actor: bytes
+    _celery_description: ClassDescription
+    _celery_hold: Hold | None
 
     def __init__(self, actor: bytes, description: ClassDescription, hold: Hold | None) -> None:
-        object.__setattr__(self, "_actor", actor)
-        object.__setattr__(self, "_description", description)
-        object.__setattr__(self, "_hold", hold)
+        object.__setattr__(self, "_celery_actor", actor)
+        object.__setattr__(self, "_celery_description", description)
+        object.__setattr__(self, "_celery_hold", hold)
 
-    @property
-    def _actor_id(self) -> ActorID:
-        return ActorID(self._actor)  # under Ray's name
+    if not TYPE_CHECKING:
 
-    def __getattr__(self, name: str) -> ActorMethod[..., Any]:
-        description = self._description.methods.get(name) or _SYSTEM.get(name)
-        if description is None:
+        def __getattr__(self, name: str) -> Any:
+            description = self._celery_description.methods.get(name) or SYSTEM_METHODS.get(name)
+            if description is not None:
+                return ActorMethod(self, name, description)
+            if name == "_actor_id":  # Ray's name; a method of the user's goes before
+                return ActorID(self._celery_actor)
             raise AttributeError(
-                f"actor {self._description.name} has no remote method {name!r}"
+                f"actor {self._celery_description.name} has no remote method {name!r}"
                 + ("" if name.startswith("__") else f"; it has {', '.join(dir(self)) or 'none'}")
             )
-        return ActorMethod(self, name, description)
 
     if not TYPE_CHECKING:  # to checkers there is nothing to set
 
@@ -280,35 +298,35 @@ class ActorHandle(Held[T_co]):
             )
 
     def __dir__(self) -> list[str]:
-        return sorted(self._description.methods)
+        return sorted(self._celery_description.methods)
 
     def __hash__(self) -> int:
-        return hash(self._actor)
+        return hash(self._celery_actor)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, ActorHandle):
             return NotImplemented
-        return self._actor == other._actor
+        return self._celery_actor == other._celery_actor
 
     def __repr__(self) -> str:
-        return f"Actor({self._description.name}, {self._actor.hex()})"
+        return f"Actor({self._celery_description.name}, {self._celery_actor.hex()})"
 
     def __reduce__(self) -> tuple[Any, tuple[bytes, ClassDescription, bool]]:
         process = current_process()
         if process is not None:
-            process.share(self._actor)
+            process.share(self._celery_actor)
         record = serialization.outgoing()
-        strong = record is not None and self._hold is not None
-        if record is not None and self._hold is not None:
-            record.actors[self._actor] = None
-            record.kept.append(self._hold)
+        strong = record is not None and self._celery_hold is not None
+        if record is not None and self._celery_hold is not None:
+            record.actors[self._celery_actor] = None
+            record.kept.append(self._celery_hold)
         elif record is None:
             logger.warning(
                 "a handle to %s was pickled outside of a call, a result or put(): what comes of "
                 "it is a weak handle, which does not keep the actor alive",
-                self._description.name,
+                self._celery_description.name,
             )
-        return _arrived, (self._actor, self._description, strong)
+        return _arrived, (self._celery_actor, self._celery_description, strong)
 
 
 if MYPY or not TYPE_CHECKING:
@@ -361,4 +379,4 @@ def actor_id_of(handle: Any) -> bytes:
     """
     if not isinstance(handle, ActorHandle):
         raise TypeError(f"an actor handle is expected, not {handle!r:.100}")
-    return handle._actor
+    return handle._celery_actor

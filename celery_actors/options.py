@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import Any
 
 from celery_actors.runtime_env import RuntimeEnv
@@ -35,6 +35,15 @@ class UnknownOption(TypeError, ValueError):
 def units(amount: float) -> int:
     """Return an amount of a resource in units of 1/10000."""
     return round(amount * 10_000)
+
+
+def _fill_in(options: ActorOptions | TaskOptions | MethodOptions) -> None:
+    """Put the default where an option is given as ``None`` (as Ray)."""
+    for each in fields(options):
+        if getattr(options, each.name) is None:
+            made = each.default_factory
+            default = each.default if made is MISSING else made()
+            object.__setattr__(options, each.name, default)
 
 
 def _check_amount(name: str, value: Any) -> None:
@@ -117,6 +126,7 @@ class ActorOptions:
     enable_task_events: bool = True
 
     def __post_init__(self) -> None:
+        _fill_in(self)
         _check_resources(self)
         check_strategy(self.scheduling_strategy)
         label_rules(self.label_selector)
@@ -180,6 +190,7 @@ class TaskOptions:
     _generator_backpressure_num_objects: int = -1
 
     def __post_init__(self) -> None:
+        _fill_in(self)
         _check_resources(self)
         check_strategy(self.scheduling_strategy)
         label_rules(self.label_selector)
@@ -223,6 +234,7 @@ class MethodOptions:
     _generator_backpressure_num_objects: int = -1
 
     def __post_init__(self) -> None:
+        _fill_in(self)
         _check_returns(self.num_returns)
         if self.max_task_retries is not None:
             _check_count("max_task_retries", self.max_task_retries, -1)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from concurrent.futures import Future
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from celery_actors import serialization
 from celery_actors.client.current import require_process
 from celery_actors.client.objects import Entry
 from celery_actors.ids import celery_id, item_of_sequence, split_object_id
+
+if TYPE_CHECKING:
+    import asyncio
 
 __all__ = ["ObjectRef", "task_id_of"]
 
@@ -73,6 +76,12 @@ class ObjectRef(Generic[T_co]):
     def future(self) -> Future[T_co]:
         """Return a :class:`concurrent.futures.Future` of the value."""
         return require_process().values.future(self._entry)
+
+    def as_future(self, _internal: bool = False) -> asyncio.Future[T_co]:
+        """Return a future of the running event loop: Ray's older name, use ``await ref``."""
+        import asyncio
+
+        return asyncio.wrap_future(self.future())
 
     def __await__(self) -> Generator[Any, None, T_co]:
         import asyncio

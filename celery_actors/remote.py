@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import (
     TYPE_CHECKING,
@@ -42,6 +42,7 @@ from celery_actors.declarations import (
 from celery_actors.exceptions import ActorAlreadyExistsError
 from celery_actors.generators import ObjectRefGenerator
 from celery_actors.handle import (
+    SYSTEM_METHODS,
     ActorHandle,
     ClassDescription,
     MethodDescription,
@@ -70,10 +71,24 @@ from celery_actors.protocol.creation import (
 from celery_actors.protocol.environment import Environment
 from celery_actors.protocol.payload import encode_arguments
 from celery_actors.refs import ObjectRef
-from celery_actors.signatures import ParameterList, parameters_of
+from celery_actors.signatures import (
+    ParameterList,
+    generates,
+    is_asyncio,
+    members_of,
+    parameters_of,
+    unwrapped,
+)
 from celery_actors.submission import dump_arguments
 
-__all__ = ["ActorClass", "RemoteDecorator", "RemoteFunction", "method", "remote"]
+__all__ = [
+    "ActorClass",
+    "ActorClassInheritanceException",
+    "RemoteDecorator",
+    "RemoteFunction",
+    "method",
+    "remote",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -121,25 +136,40 @@ def _own_paths() -> tuple[str, ...]:
     )
 
 
+class ActorClassInheritanceException(TypeError):
+    """A class was to inherit from an actor class."""
+
+
 class ActorClass(Generic[T]):
-    """A class whose instances are actors: ``Class.remote(…)`` creates one."""
+    """A class whose instances are actors: ``Class.remote(…)`` creates one.
+
+    It stands under the name of the class that it wraps, also for the class's own methods.
+    So every attribute that it does not have itself is the class's: constants, static and
+    class methods, nested classes.  Its private attributes have mangled names, so that they
+    hide nothing.
+    """
+
+    __kind: type[T]
+    __options: ActorOptions
+    __definitions: _Definitions
+    __methods: dict[str, MethodDescription] | None
+    __environments: dict[str, Environment]  # by job: files are packaged once
 
     def __init__(
         self, kind: type[T], options: ActorOptions, definitions: _Definitions | None = None
     ) -> None:
-        self._kind = kind
-        self._options = options
-        self._definitions = definitions or _Definitions()
-        self._methods: dict[str, MethodDescription] | None = None
-        self._environments: dict[str, Environment] = {}  # by job: files are packaged once
-        self.__name__ = kind.__name__
-        self.__qualname__ = kind.__qualname__
-        self.__doc__ = kind.__doc__
-        self.__module__ = kind.__module__
-        self.__wrapped__ = kind
+        own = self.__dict__  # what is set in another way becomes the class's
+        own["_ActorClass__kind"] = kind
+        own["_ActorClass__options"] = options
+        own["_ActorClass__definitions"] = definitions or _Definitions()
+        own["_ActorClass__methods"] = None
+        own["_ActorClass__environments"] = {}
+        for name in ("__name__", "__qualname__", "__doc__", "__module__"):
+            own[name] = getattr(kind, name)
+        own["__wrapped__"] = kind
 
     @creates
-    def remote(self, *args: Any, **kwargs: Any) -> ActorHandle[T]:
+    def remote(self, /, *args: Any, **kwargs: Any) -> ActorHandle[T]:
         """Create an actor; returns at once with its handle.
 
         :raises TypeError: the arguments don't fit the constructor.
@@ -150,13 +180,13 @@ class ActorClass(Generic[T]):
         :raises SerializationError: the class or an argument can't be pickled.
         :raises RuntimeEnvSetupError: files of its ``runtime_env`` can't be packaged.
         """
-        name = self._kind.__name__
-        self._constructor().check(name, args, kwargs)
-        methods = self._described()
+        name = self.__kind.__name__
+        self.__constructor().check(name, args, kwargs)
+        methods = self.__described()
         process = require_process()
-        where = _destination(process, self._options, f"actor {name}")
-        environment = self._environment(process)
-        options = self._options
+        where = _destination(process, self.__options, f"actor {name}")
+        environment = self.__environment(process)
+        options = self.__options
         detached = options.lifetime == "detached"
         if detached and process.ends_cluster:
             logger.warning(
@@ -164,7 +194,7 @@ class ActorClass(Generic[T]):
                 "that stays with `celery-actors start --head`",
                 name,
             )
-        digest = self._definitions.digest(process, self._kind, name)
+        digest = self.__definitions.digest(process, self.__kind, name)
         dumped, arguments = dump_arguments(
             args, kwargs, lambda: f"the arguments of {name}'s constructor"
         )
@@ -177,7 +207,7 @@ class ActorClass(Generic[T]):
         private = options.name is None
         sequence = begin_actor(process, actor, kept, dumped.actors, name, restarts, private)
         concurrency = concurrency_of(
-            self._kind, options.max_concurrency, options.concurrency_groups
+            is_asyncio(self.__kind), options.max_concurrency, options.concurrency_groups
         )
         description = ClassDescription(
             name, methods, options.max_pending_calls, tuple(options.concurrency_groups)
@@ -228,7 +258,7 @@ class ActorClass(Generic[T]):
                 process.sender.settle_argument_errors(arguments)
             created = spec(None if awaited else encode())
             while (existing := create_actor(process, created)) is not None:
-                other = self._existing(process, created, existing)
+                other = self.__existing(process, created, existing)
                 if other is not None:
                     abandon_actor(process, actor)
                     return other
@@ -242,94 +272,154 @@ class ActorClass(Generic[T]):
             let_calls_go(process, actor)
         return ActorHandle(actor, description, hold)
 
-    def _existing(self, process: Process, spec: ActorSpec, existing: str) -> ActorHandle[T] | None:
+    def __existing(self, process: Process, spec: ActorSpec, existing: str) -> ActorHandle[T] | None:
         """Return a handle to the actor that has the name; ``None``: it is just ending.
 
         :raises ActorAlreadyExistsError: it is not wanted.
         """
-        if not self._options.get_if_exists:
+        if not self.__options.get_if_exists:
             raise ActorAlreadyExistsError(
                 f"an actor named {spec.name!r} lives in namespace {spec.namespace!r} already "
                 f"({existing}): take it with get_actor(), or create it with get_if_exists=True"
             )
         return existing_handle(process, bytes.fromhex(existing))
 
-    def options(self, **changes: Any) -> ActorClass[T]:
-        """Return the class with options changed.
+    def _remote(
+        self,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> ActorHandle[T]:
+        """Create an actor with options changed: ``options(…).remote(…)`` under Ray's older name."""
+        changed = self.options(**options) if options else self
+        created: ActorHandle[T] = changed.remote(*(args or ()), **(kwargs or {}))
+        return created
+
+    def options(self, /, **changes: Any) -> ActorClass[T]:
+        """Return the class with options changed; ``None`` stands for an option's default.
 
         :raises TypeError: there is no such option.
         """
-        return ActorClass(self._kind, self._options.updated(**changes), self._definitions)
+        return ActorClass(self.__kind, self.__options.updated(**changes), self.__definitions)
 
-    def _environment(self, process: Process) -> Environment:
-        environment = self._environments.get(process.job_id)
+    def __environment(self, process: Process) -> Environment:
+        environment = self.__environments.get(process.job_id)
         if environment is None:
-            environment = process.environments.of(self._options.runtime_env)
-            self._environments[process.job_id] = environment
+            environment = process.environments.of(self.__options.runtime_env)
+            self.__environments[process.job_id] = environment
         return environment
 
-    def _constructor(self) -> ParameterList:
-        if self._kind.__init__ is object.__init__:
-            if self._kind.__new__ is object.__new__:
+    def __constructor(self) -> ParameterList:
+        if self.__kind.__init__ is object.__init__:
+            if self.__kind.__new__ is object.__new__:
                 return ParameterList(())
-            return parameters_of(self._kind.__new__, skip_first=True)
-        return parameters_of(self._kind.__init__, skip_first=True)
+            return parameters_of(self.__kind.__new__, skip_first=True)
+        return parameters_of(self.__kind.__init__, skip_first=True)
 
-    def _described(self) -> dict[str, MethodDescription]:
+    def __described(self) -> dict[str, MethodDescription]:
         """Return the methods; properties and plain attributes can't be read remotely."""
-        if self._methods is None:
-            methods: dict[str, MethodDescription] = {}
-            for name, _ in inspect.getmembers(self._kind, callable):
-                raw = inspect.getattr_static(self._kind, name)
-                bound_to_class = isinstance(raw, (classmethod, staticmethod))
-                function = raw.__func__ if bound_to_class else raw
-                if name.startswith("__") and (name == "__init__" or name in dir(object)):
-                    continue
-                if isinstance(raw, type) or not callable(function):
-                    continue
-                options = getattr(function, METHOD_OPTIONS, None) or _DEFAULT
-                check_group(options, self._options.concurrency_groups)
-                skip = not isinstance(raw, staticmethod)
-                methods[name] = MethodDescription(
-                    parameters_of(function, skip),
-                    options,
-                    self._options.max_task_retries,
-                    _generates(function),
-                )
-            self._methods = methods
-        return self._methods
+        if self.__methods is not None:
+            return self.__methods
+        methods: dict[str, MethodDescription] = {}
+        for name, raw, function in members_of(self.__kind):
+            if name.startswith("__") and (name == "__init__" or name in _NOT_REMOTE):
+                continue
+            options = _method_options(function)
+            check_group(options, self.__options.concurrency_groups)
+            methods[name] = MethodDescription(
+                parameters_of(function, not isinstance(raw, staticmethod)),
+                options,
+                self.__options.max_task_retries,
+                generates(function),
+            )
+        self.__dict__["_ActorClass__methods"] = methods
+        return methods
 
-    if not TYPE_CHECKING:  # to checkers it is no callable
+    if not TYPE_CHECKING:  # to checkers it is no callable, and what the class has they know
 
         def __call__(self, *args: Any, **kwargs: Any) -> Any:
             """Refused: it would run here."""
-            name = self._kind.__name__
+            name = self.__kind.__name__
             raise TypeError(
-                f"{name} is an actor class and can't be instantiated here: use {name}.remote(…)"
+                f"Actors cannot be instantiated directly: {name} is an actor class. Instead of "
+                f"'{name}()', use '{name}.remote()'."
             )
+
+        def __getattr__(self, name: str) -> Any:
+            """Return what the class has under that name."""
+            kind = self.__dict__.get("_ActorClass__kind")
+            if kind is None:  # copied or unpickled by somebody, and not made yet
+                raise AttributeError(name)
+            try:
+                return getattr(kind, name)
+            except AttributeError:
+                raise AttributeError(
+                    f"actor class {kind.__name__} has no attribute {name!r}"
+                ) from None
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            """Set an attribute of the class; what this object has itself is set here."""
+            if name in self.__dict__ or hasattr(ActorClass, name):
+                object.__setattr__(self, name, value)
+            else:
+                setattr(self.__kind, name, value)
+
+        def __delattr__(self, name: str) -> None:
+            if name in self.__dict__:
+                object.__delattr__(self, name)
+            else:
+                delattr(self.__kind, name)
+
+        def __instancecheck__(self, instance: object) -> bool:
+            return isinstance(instance, self.__kind)
+
+        def __subclasscheck__(self, subclass: type) -> bool:
+            return issubclass(subclass, self.__kind)
+
+    def __dir__(self) -> list[str]:
+        return sorted({*object.__dir__(self), *dir(self.__kind)})
 
     def __mro_entries__(self, bases: tuple[object, ...]) -> NoReturn:
         """Refused: a class can't inherit from an actor class."""
-        name = self._kind.__name__
-        raise TypeError(
-            f"a class can't inherit from the actor class {name}: let both inherit from a plain "
-            "class, and make actor classes of these"
+        name = self.__kind.__name__
+        raise ActorClassInheritanceException(
+            f"Inheriting from actor classes is not supported: {name} is one. Let both classes "
+            "inherit from a plain class, and make actor classes of these"
         )
 
     def __repr__(self) -> str:
-        return f"ActorClass({self._kind.__name__})"
+        return f"ActorClass({self.__kind.__name__})"
 
-    def __reduce__(self) -> tuple[Any, tuple[type[T], ActorOptions]]:
-        return ActorClass, (self._kind, self._options)
+    def __reduce__(self) -> tuple[Any, tuple[type[T], ActorOptions, str | None]]:
+        return _arrived, (self.__kind, self.__options, self.__doc__)
+
+
+def _arrived(kind: type[T], options: ActorOptions, doc: str | None) -> ActorClass[T]:
+    """Make the actor class where it arrives.
+
+    :param doc: of the class, which is still empty where a method of its own refers to it.
+    """
+    arrived = ActorClass(kind, options)
+    arrived.__doc__ = doc
+    return arrived
+
+
+#: Special methods that every object has: a handle's own are meant.  And those of every actor.
+_NOT_REMOTE = frozenset((*dir(object), *SYSTEM_METHODS))
+
+
+def _method_options(function: Callable[..., Any]) -> MethodOptions:
+    """Return what ``@method`` says, wherever it stands among the decorators."""
+    for each in unwrapped(function):
+        options = getattr(each, METHOD_OPTIONS, None)
+        if isinstance(options, MethodOptions):
+            return options
+    return _DEFAULT
 
 
 def _destination(process: Process, options: ActorOptions | TaskOptions, what: str) -> Destination:
     strategy, selector = options.scheduling_strategy, options.label_selector
     return destination(process, strategy, selector, options.requested(), what)
-
-
-def _generates(function: Callable[..., Any]) -> bool:
-    return inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
 
 
 class RemoteFunction(Generic[P, R_co]):
@@ -351,7 +441,7 @@ class RemoteFunction(Generic[P, R_co]):
         self._parameters = parameters_of(function)
         self._shapes: dict[str, Shape] = {}
         self._streams = options.num_returns == STREAMING or (
-            options.num_returns is None and _generates(function)
+            options.num_returns is None and generates(function)
         )
         exceptions = options.retry_exceptions
         self._encoded = encode_options(
@@ -370,7 +460,7 @@ class RemoteFunction(Generic[P, R_co]):
         self.__wrapped__ = function
 
     @submits
-    def remote(self, *args: Any, **kwargs: Any) -> Any:
+    def remote(self, /, *args: Any, **kwargs: Any) -> Any:
         """Submit a task; returns at once.
 
         :returns: as :meth:`ActorMethod.remote <celery_actors.handle.ActorMethod.remote>`.
@@ -404,27 +494,37 @@ class RemoteFunction(Generic[P, R_co]):
         return [ObjectRef(entry) for entry in entries] if entries else None
 
     @overload
-    def options(self, *, num_returns: Literal[0], **changes: Any) -> RemoteFunction[P, None]: ...
+    def options(self, /, *, num_returns: Literal[0], **changes: Any) -> RemoteFunction[P, None]: ...
     @overload
     def options(
-        self, *, num_returns: Literal[1], **changes: Any
+        self, /, *, num_returns: Literal[1], **changes: Any
     ) -> RemoteFunction[P, ObjectRef[Any]]: ...
     @overload
     def options(
-        self, *, num_returns: Literal["streaming"], **changes: Any
+        self, /, *, num_returns: Literal["streaming"], **changes: Any
     ) -> RemoteFunction[P, ObjectRefGenerator[Any]]: ...
     @overload
     def options(
-        self, *, num_returns: int, **changes: Any
+        self, /, *, num_returns: int, **changes: Any
     ) -> RemoteFunction[P, list[ObjectRef[Any]]]: ...
     @overload
-    def options(self, **changes: Any) -> RemoteFunction[P, R_co]: ...
-    def options(self, **changes: Any) -> Any:
-        """Return the function with options changed.
+    def options(self, /, **changes: Any) -> RemoteFunction[P, R_co]: ...
+    def options(self, /, **changes: Any) -> Any:
+        """Return the function with options changed; ``None`` stands for an option's default.
 
         :raises TypeError: there is no such option.
         """
         return RemoteFunction(self._function, self._options.updated(**changes), self._definitions)
+
+    def _remote(
+        self,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> Any:
+        """Submit a task with options changed, as :meth:`ActorClass._remote`."""
+        changed = self.options(**options) if options else self
+        return changed.remote(*(args or ()), **(kwargs or {}))
 
     def _shape(self, process: Process) -> Shape:
         shape = self._shapes.get(process.job_id)
@@ -451,8 +551,8 @@ class RemoteFunction(Generic[P, R_co]):
         def __call__(self, *args: Any, **kwargs: Any) -> Any:
             """Refused: it would run here."""
             raise TypeError(
-                f"{self.__qualname__} is a remote function and can't be called here: use "
-                f"{self.__name__}.remote(…)"
+                f"Remote functions cannot be called directly. Instead of "
+                f"'{self.__qualname__}()', use '{self.__qualname__}.remote()'."
             )
 
     def __repr__(self) -> str:
@@ -467,6 +567,12 @@ def _wrap(target: Any, options: dict[str, Any]) -> Any:
         raise TypeError(f"{target!r} is remote already: use .options() to change its options")
     if inspect.isclass(target):
         return ActorClass(target, ActorOptions().updated(**options))
+    if inspect.iscoroutinefunction(target):
+        raise ValueError(
+            "'async def' should not be used for remote tasks: a task has no event loop. Wrap the "
+            f"coroutine in a function that calls asyncio.run({target.__name__}(…)), or make it a "
+            "method of an actor"
+        )
     if callable(target):
         return RemoteFunction(target, TaskOptions().updated(**options))
     raise TypeError(f"@remote goes on a class or a function, not on {target!r:.100}")
@@ -524,7 +630,7 @@ def remote(*args: Any, **options: Any) -> Any:
 
     :raises TypeError: an unknown option (the message names the near ones), or a target
         that is neither class nor function.
-    :raises ValueError: an option's value makes no sense.
+    :raises ValueError: an option's value makes no sense, or the function is ``async def``.
     """
     if args:
         if len(args) > 1 or options:

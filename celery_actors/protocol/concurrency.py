@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -40,17 +39,14 @@ SERIAL = Concurrency()
 
 
 def concurrency_of(
-    kind: type, max_concurrency: int | None, groups: Mapping[str, int]
+    is_asyncio: bool, max_concurrency: int | None, groups: Mapping[str, int]
 ) -> Concurrency:
-    """Return how calls of an actor of class ``kind`` run.
+    """Return how calls of an actor run.
 
-    :param max_concurrency: of the default group; ``None``: 1, or 1000 for a class that has
-        an ``async def`` method (as Ray).
+    :param is_asyncio: its class has an ``async def`` method.
+    :param max_concurrency: of the default group; ``None``: 1, or 1000 of an asyncio actor (as
+        Ray).
     """
-    is_async = any(
-        inspect.iscoroutinefunction(member) or inspect.isasyncgenfunction(member)
-        for _, member in inspect.getmembers(kind, inspect.isroutine)
-    )
     if max_concurrency is None:
-        max_concurrency = _ASYNCIO_DEFAULT if is_async else 1
-    return Concurrency(is_async, {DEFAULT_GROUP: max_concurrency, **groups})
+        max_concurrency = _ASYNCIO_DEFAULT if is_asyncio else 1
+    return Concurrency(is_asyncio, {DEFAULT_GROUP: max_concurrency, **groups})

@@ -15,6 +15,7 @@ from celery_actors.util.placement_group import (
 
 # Where each name is.  Names that are modules are found without an entry.
 _PLACES = {
+    "ActorGroup": "celery_actors.util.actor_group",
     "ActorPool": "celery_actors.util.actor_pool",
     "as_completed": "celery_actors.util.completion",
     "deregister_serializer": "celery_actors.serialization",
@@ -26,6 +27,7 @@ _PLACES = {
 }
 
 __all__ = [
+    "ActorGroup",
     "ActorPool",
     "as_completed",
     "deregister_serializer",
@@ -46,7 +48,7 @@ def __getattr__(name: str) -> object:
     place = _PLACES.get(name)
     if place is not None:
         return getattr(importlib.import_module(place), name)
-    if name in ("actor_pool", "metrics", "queue", "scheduling_strategies", "state"):
+    if name in ("actor_group", "actor_pool", "metrics", "queue", "scheduling_strategies", "state"):
         return importlib.import_module(f"celery_actors.util.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

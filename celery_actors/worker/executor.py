@@ -10,10 +10,12 @@ Actors that run several calls at a time have executors of their own: see
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import threading
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
 from celery_actors.protocol.calls import Call
@@ -154,6 +156,9 @@ class Executor:
                 value = function(*args, **kwargs)
                 if run.options.streams:
                     value = produce(self._producer(run), run, value)
+                elif type(value) is CoroutineType:
+                    # A plain method that wraps an `async def` one: the class has no event loop.
+                    value = asyncio.run(value)
             except SystemExit as exit_:
                 return None, runner.exited(run, exit_)
             except Exception as raised:  # noqa: BLE001 - user code raises anything; the getter gets it

@@ -50,13 +50,17 @@ logger = logging.getLogger(__name__)
 SPECIAL = CallFlag.RELEASE | CallFlag.CANCELLED
 
 
+def _call_in_actor(object_: Any, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    return function(object_, *args, **kwargs)
+
+
 def _terminate(_object: Any) -> None:
     raise ActorExit("it was told to terminate (__ray_terminate__)")
 
 
 _SYSTEM_METHODS: dict[str, Callable[..., Any]] = {
     "__ray_ready__": lambda _object: True,
-    "__ray_call__": lambda object_, function, *args, **kwargs: function(object_, *args, **kwargs),
+    "__ray_call__": _call_in_actor,
     "__ray_terminate__": _terminate,
 }
 

@@ -75,6 +75,8 @@ class Producer:
 
 def produce(producer: Producer, run: Run, generator: Any) -> int:
     """Send all that ``generator`` yields; returns how many values there were."""
+    if isinstance(generator, AsyncIterable):  # of a plain method that wraps an async generator
+        return asyncio.run(produce_async(producer, run, generator))
     try:
         for value in _iterate(generator):
             producer.send(value)

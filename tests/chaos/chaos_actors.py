@@ -74,7 +74,7 @@ class PlainLog:
 
         for n in range(calls):
             me.add.remote("self", n)
-        return require_process().outboxes[me._actor].windows
+        return require_process().outboxes[me._celery_actor].windows
 
     def large(self, size: int) -> bytes:
         return b"x" * size

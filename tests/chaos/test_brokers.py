@@ -125,8 +125,8 @@ def test_redis_away_for_longer_than_clients_try(mortal: PrivateCluster, tmp_path
     refs = [actor.hold.remote(str(tmp_path / "started"), str(gate)) for actor in (keeper, dropped)]
     assert ray.get(log.add.remote("me", 0)) == 0
     kept = keeper.keep.remote(log)  # writes a hold where it arrives
-    actor = dropped._actor.hex()
-    mailboxes = [mailbox_name(each._actor) for each in (keeper, dropped)]
+    actor = dropped._celery_actor.hex()
+    mailboxes = [mailbox_name(each._celery_actor) for each in (keeper, dropped)]
     del dropped  # its release waits in the mailbox
     wait_until(
         lambda: all(unacknowledged(mortal, mailbox) == 2 for mailbox in mailboxes),

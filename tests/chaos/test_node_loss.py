@@ -65,7 +65,7 @@ def test_kill_of_a_node_worker(
         )
     queues, _ = queues_and_exchanges(brokers.session_dir)
     assert f"node.{node_id}" not in queues
-    assert not [name for name in queues if any(a._actor.hex() in name for a in lost)]
+    assert not [name for name in queues if any(a._celery_actor.hex() in name for a in lost)]
     del kept, placed
     second.terminate()
     second.wait(20)

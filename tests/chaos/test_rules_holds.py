@@ -61,7 +61,7 @@ def test_the_window_grows_without_progress_and_then_names_the_cycle(gate: tuple[
     refs = [first]
     with pytest.raises(PendingCallsLimitExceeded, match="wait for each other"):
         refs += [log.add.remote("me", n) for n in range(100)]
-    box = require_process().outboxes[log._actor]
+    box = require_process().outboxes[log._celery_actor]
     assert len(box.unresolved) == 30, "three windows of ten"
     assert box.windows == 3
     open_gate(gate)
@@ -76,9 +76,9 @@ def test_a_full_window_blocks_until_calls_are_resolved(monkeypatch: pytest.Monke
     box_sizes = set()
     for n in range(200):
         log.add.remote("me", n)
-        box_sizes.add(len(require_process().outboxes[log._actor].unresolved))
+        box_sizes.add(len(require_process().outboxes[log._celery_actor].unresolved))
     assert max(box_sizes) <= 10
-    assert require_process().outboxes[log._actor].windows == 1
+    assert require_process().outboxes[log._celery_actor].windows == 1
     assert ray.get(log.count.remote(), timeout=10) == 200
 
 
@@ -90,7 +90,7 @@ def test_event_loop_threads_never_block(gate: tuple[str, str]) -> None:
         return [log.add.remote("me", n) for n in range(100)]
 
     refs = asyncio.run(call())
-    assert require_process().outboxes[log._actor].windows == 1
+    assert require_process().outboxes[log._celery_actor].windows == 1
     open_gate(gate)
     assert ray.get(refs, timeout=10) == list(range(100))
 
@@ -108,7 +108,7 @@ def test_calls_to_oneself_never_block() -> None:
 def test_the_release_travels_behind_the_last_call(gate: tuple[str, str], tmp_path: Path) -> None:
     slow, argument = held_actor(gate)
     log = Log.remote()
-    actor = log._actor.hex()
+    actor = log._celery_actor.hex()
     out = tmp_path / "out"
     for n in range(300):
         log.append.remote(str(out), n)
@@ -128,7 +128,7 @@ def test_the_release_travels_behind_the_last_call(gate: tuple[str, str], tmp_pat
 def test_a_call_owns_the_holds_of_the_handles_inside(gate: tuple[str, str]) -> None:
     keeper, running = held_actor(gate)
     log = Log.remote()
-    actor = log._actor.hex()
+    actor = log._celery_actor.hex()
     assert ray.get(log.count.remote()) == 0
     keeper.keep.remote(log)
     process = require_process()
@@ -150,7 +150,7 @@ def test_a_call_owns_the_holds_of_the_handles_inside(gate: tuple[str, str]) -> N
 
 def test_a_stored_object_owns_the_holds_of_the_handles_inside() -> None:
     log = Log.remote()
-    actor = log._actor.hex()
+    actor = log._celery_actor.hex()
     ray.get(log.count.remote())
     ref = ray.put({"inside": [log]})
     process = require_process()

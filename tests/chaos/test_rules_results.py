@@ -48,7 +48,9 @@ def deafen() -> None:
 
 def committed(log: ray.ActorHandle[Any], sequence: int) -> bool:
     process = require_process()
-    cursor: Any = process.redis.hget(process.results.cursors(log._actor), process.caller.hex())
+    cursor: Any = process.redis.hget(
+        process.results.cursors(log._celery_actor), process.caller.hex()
+    )
     return int(cursor or 0) >= sequence
 
 
@@ -262,12 +264,12 @@ def test_a_refused_process_exits_without_acknowledging(
 ) -> None:
     log = Log.remote()
     pid = ray.get(log.pid.remote())
-    queue = mailbox_name(log._actor)
+    queue = mailbox_name(log._celery_actor)
     wait_until(lambda: unacknowledged(brokers, queue) == 0, "the acknowledgement of a call")
     node_pid = next(n.pid for n in require_process().control.nodes())
     os.kill(node_pid, signal.SIGSTOP)  # it would delete the mailbox of what it reaps
     try:
-        key = f"ca:actor:{log._actor.hex()}"
+        key = f"ca:actor:{log._celery_actor.hex()}"
         incarnation = record_of(log).incarnation
         require_process().redis.hset(key, "incarnation", "another")
         process = require_process()
@@ -314,7 +316,7 @@ def test_nothing_past_an_unexecuted_delivery_is_acknowledged(
         caller.send((6, 5, "hold", gate))
         for n in range(7, 50):
             caller.add(n)
-        queue = mailbox_name(log._actor)
+        queue = mailbox_name(log._celery_actor)
         wait_until(lambda: unacknowledged(brokers, queue) == 49, "all to be delivered")
         open_gate(first)
         wait_started(gate)
@@ -471,7 +473,7 @@ def test_the_caller_waits_for_ref_arguments(gate: tuple[str, str]) -> None:
         caller.send((2, 1, "count", ()))
         caller.wait_for(2)
     assert ray.wait(behind, num_returns=1, timeout=0.2)[0] == []
-    assert len(require_process().outboxes[log._actor].blocked) == 2, "both wait here"
+    assert len(require_process().outboxes[log._celery_actor].blocked) == 2, "both wait here"
     open_gate(gate)
     assert ray.get(behind, timeout=10) == [gate[1], 2]
     assert ray.get(log.all.remote()) == [("raw", 1), ("me", gate[1]), ("me", 2)]
@@ -483,7 +485,7 @@ def test_refs_of_earlier_calls_to_the_same_actor_go_at_once(gate: tuple[str, str
     last = log.add.remote("me", held)
     process = require_process()
     process.flush()
-    box = process.outboxes[log._actor]
+    box = process.outboxes[log._celery_actor]
     assert not box.blocked
     assert not box.unsent
     open_gate(gate)

@@ -75,7 +75,7 @@ def test_after_a_gap_calls_are_dropped_and_asked_for_in_order() -> None:
         for n in range(3, 23):
             caller.add(n)
         wait_until(caller.listen, "the actor to ask", 10)
-        assert caller.hints[0] == f"G{log._actor.hex()}:2"
+        assert caller.hints[0] == f"G{log._celery_actor.hex()}:2"
         assert ran(log) == [1], "nothing is held back, nothing runs out of order"
         caller.listen()
         assert len(caller.hints) <= 3, "it is asked at most once a second"
@@ -92,7 +92,7 @@ def test_the_caller_sends_again_from_the_gap(monkeypatch: pytest.MonkeyPatch) ->
     lost: list[bytes] = []
 
     def lose_one(queue: str, body: bytes, *rest: str) -> None:
-        if not lost and queue == mailbox_name(log._actor):
+        if not lost and queue == mailbox_name(log._celery_actor):
             lost.append(body)  # written to the wire and never seen again
         else:
             publish(queue, body, *rest)
@@ -161,7 +161,7 @@ def test_without_progress_the_oldest_call_is_sent_again(monkeypatch: pytest.Monk
             wait_until(lambda: not box.unsent, "the call to be sent")
         with process.mailbox.lock:
             process.mailbox.barrier()
-            purged = process.mailbox._need_channel().queue_purge(mailbox_name(log._actor))
+            purged = process.mailbox._need_channel().queue_purge(mailbox_name(log._celery_actor))
         assert purged >= 3, "these are lost, and no connection with them"
     finally:
         os.kill(pid, signal.SIGCONT)

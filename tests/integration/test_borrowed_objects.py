@@ -140,7 +140,7 @@ def test_a_handle_inside_goes_with_its_object() -> None:
     target = Target.remote()
     ref = ray.put([target])
     ray.get(keeper.keep.remote([ref]))
-    weak = ray.ActorHandle(target._actor, target._description, None)
+    weak = ray.ActorHandle(target._celery_actor, target._celery_description, None)
     del target, ref
     settled()
     assert ray.get(weak.touch.remote()) == 1
@@ -153,7 +153,7 @@ def test_what_is_inside_goes_though_the_ref_had_come_back_to_its_maker() -> None
     target = Target.remote()
     ref = ray.put([target])
     ray.get(keeper.keep.remote([ref]))
-    weak = ray.ActorHandle(target._actor, target._description, None)
+    weak = ray.ActorHandle(target._celery_actor, target._celery_description, None)
     del target, ref
     settled()
     back = ray.get(keeper.give.remote())  # nobody reads it
@@ -173,7 +173,7 @@ def test_values_beside_one_that_cannot_be_pickled_keep_nothing() -> None:
 
     maker = Maker.remote()
     target = Target.remote()
-    weak = ray.ActorHandle(target._actor, target._description, None)
+    weak = ray.ActorHandle(target._celery_actor, target._celery_description, None)
     for ref in maker.make.remote([target]):
         with pytest.raises(ray.exceptions.SerializationError, match="can't be pickled"):
             ray.get(ref, timeout=30)

@@ -135,9 +135,11 @@ def test_finished_calls_are_resolved_behind_one_that_runs_on() -> None:
     # More than the window of unresolved calls: the caller would be held back.
     for _ in range(30):
         assert ray.get([actor.double.remote(i) for i in range(100)]) == list(range(0, 200, 2))
-    box = process.outboxes[actor._actor]
+    box = process.outboxes[actor._celery_actor]
     wait_until(lambda: len(box.unresolved) == 1, "all but the first to be resolved")
-    stored: Any = process.redis.hget(process.results.cursors(actor._actor), process.caller.hex())
+    stored: Any = process.redis.hget(
+        process.results.cursors(actor._celery_actor), process.caller.hex()
+    )
     cursor = Cursor.parse(stored)
     assert cursor.unfinished == tuple(box.unresolved)
     actor.set.remote()
@@ -187,7 +189,7 @@ def test_a_threaded_actor_ends_after_what_was_submitted() -> None:
     actor = Meeting.options(max_concurrency=2).remote(1)
     waiting = [actor.wait.remote(), actor.wait.remote()]  # all threads are taken
     later = [actor.meet.remote() for _ in range(20)]
-    handle_id = actor._actor
+    handle_id = actor._celery_actor
     assert ray.wait(waiting + later, timeout=0.2)[0] == []
     ray.kill(actor)
     with pytest.raises(ActorDiedError):

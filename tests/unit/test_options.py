@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -156,3 +157,23 @@ def test_defaults_do_not_travel() -> None:
     parameters.check("function", (1,), {})
     with pytest.raises(TypeError, match=r"function\(a, lock=…\)"):
         parameters.check("function", (), {})
+
+
+def test_an_unknown_keyword_is_named_before_what_is_missing() -> None:
+    def add(number: int) -> None: ...
+
+    with pytest.raises(TypeError, match=r"unexpected keyword argument 'nummber': it takes number"):
+        parameters_of(add).check("add", (), {"nummber": 1})
+
+
+@pytest.mark.parametrize("kind", [ActorOptions, TaskOptions, MethodOptions])
+def test_none_stands_for_an_options_default(kind: type[Any]) -> None:
+    nothing: dict[str, Any] = dict.fromkeys((each.name for each in fields(kind)), None)
+    assert kind(**nothing) == kind() == kind().updated(**nothing)
+
+
+def test_a_function_that_is_a_coroutine_is_no_task() -> None:
+    async def function() -> None: ...
+
+    with pytest.raises(ValueError, match="async def"):
+        ray.remote(function)

@@ -131,12 +131,14 @@ EXPORTED = {
     },
     "celery_actors.actor": {
         "ActorClass",
+        "ActorClassInheritanceException",
         "ActorHandle",
         "ActorMethod",
         "ActorProxy",
         "exit_actor",
     },
     "celery_actors.util": {
+        "ActorGroup",
         "ActorPool",
         "as_completed",
         "deregister_serializer",
@@ -151,6 +153,7 @@ EXPORTED = {
         "register_serializer",
         "remove_placement_group",
     },
+    "celery_actors.util.actor_group": {"ActorGroup", "ActorGroupMethod", "ActorWrapper"},
     "celery_actors.util.queue": {"Empty", "Full", "Queue"},
     "celery_actors.util.metrics": {"Counter", "Gauge", "Histogram", "Metric"},
     "celery_actors.util.scheduling_strategies": {
