@@ -9,6 +9,8 @@ from pathlib import Path
 
 import psutil
 
+from celery_actors.worker.descendants import Marks
+
 _SESSION_VARIABLE = "CELERY_ACTORS_SESSION_DIR"
 _PROBLEM = re.compile(r"\b(ERROR|CRITICAL|Traceback|WARNING)\b|\[error\]|\[warning\]|crash", re.I)
 # Said at every start, and of no consequence here.
@@ -57,6 +59,8 @@ def _kind(process: psutil.Process) -> str:
     if "celery_actors.worker.forkserver" in command:
         parent = process.parent()
         forked = parent is not None and "celery_actors.worker.forkserver" in parent.cmdline()
+        if forked and not Marks.of(process.pid):
+            return "sweeper"
         return _kind_of_forked(process) if forked else "fork server"
     if "-A celery_actors worker" in command:
         return "node worker"

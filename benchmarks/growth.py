@@ -41,6 +41,7 @@ DRAWN = (
     "actor Caller",
     "node worker",
     "fork server",
+    "sweeper",
     "RabbitMQ",
     "Redis",
 )

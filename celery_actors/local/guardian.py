@@ -116,6 +116,19 @@ def _wait_for_the_end(
             return
         if any(number in stopping for number in os.read(wake, 256)):
             return
+        _reap_orphans(supervisor)
+
+
+def _reap_orphans(supervisor: subprocess.Popen[bytes]) -> None:
+    """Reap what ended and was orphaned before; supervisord's own status is its Popen's to read."""
+    look = os.WEXITED | os.WNOHANG | os.WNOWAIT
+    try:
+        while ended := os.waitid(os.P_ALL, 0, look):
+            if ended.si_pid == supervisor.pid:
+                return
+            os.waitpid(ended.si_pid, 0)
+    except ChildProcessError:
+        return
 
 
 def _stop(supervisor: subprocess.Popen[bytes], session: Path) -> None:

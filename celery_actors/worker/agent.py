@@ -315,9 +315,7 @@ class NodeAgent:
         return str(directory / f"{hostname}.log")
 
     def _kill(self, incarnation: str) -> None:
-        # What wraps an interpreter that has not started may have started anything.
-        starting = self._environments.start_of(incarnation) is not None
-        self._children.kill(incarnation, group=starting)
+        self._children.kill(incarnation)
 
     def _ended(self, child: Child, cause: str) -> None:
         """A process was reaped: only now its resources are free."""

@@ -92,10 +92,10 @@ class Children:
         self._children[launch.incarnation] = Child(launch)
         write_message(self._sock, launch)
 
-    def kill(self, incarnation: str, group: bool = False) -> bool:
-        """Kill a process; whether there is one.  It is reported when it is reaped.
+    def kill(self, incarnation: str) -> bool:
+        """Kill a process and what it has started; whether there is one.
 
-        :param group: kill what it has started as well; it leads a session of its own by then.
+        It is reported when it is reaped.
         """
         child = self._children.get(incarnation)
         if child is None:
@@ -103,7 +103,7 @@ class Children:
         child.kill_wanted = True
         if child.pid:
             with contextlib.suppress(ProcessLookupError):
-                (os.killpg if group else os.kill)(child.pid, signal.SIGKILL)
+                os.kill(child.pid, signal.SIGKILL)
         return True
 
     def events(self) -> list[tuple[Child, str]]:

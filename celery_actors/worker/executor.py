@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from celery_actors.protocol.calls import Call
 from celery_actors.worker.commits import Commits
 from celery_actors.worker.intake import PLAIN_CALLER, PlainCall, StopCheck
+from celery_actors.worker.interrupts import handle_interrupts
 from celery_actors.worker.plain_calls import PlainCalls
 from celery_actors.worker.runner import SPECIAL, Run, Runner, current_run
 from celery_actors.worker.streams import Producer, produce
@@ -180,7 +181,7 @@ class TaskExecutor(Executor):
     def construct(self) -> None:
         """Nothing is made; the signal that interrupts a task gets its handler."""
         super().construct()
-        signal.signal(signal.SIGINT, self._interrupted)
+        handle_interrupts(self._interrupted)
 
     def _interrupted(self, _number: int, _frame: Any) -> None:
         run = current_run.get()

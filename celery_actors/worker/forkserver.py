@@ -13,7 +13,8 @@ the parent's ``__main__`` again in each child, and can't ask for a death signal.
 
 Nobody outlives anybody: the server ends when its socket closes and kills its children;
 each child has the kernel kill it when the server goes (PR_SET_PDEATHSIG, then a check
-that the server is still the parent, for the time before).
+that the server is still the parent, for the time before).  What the children started ends with
+them, see :mod:`.descendants`.
 """
 
 from __future__ import annotations
@@ -32,9 +33,11 @@ import struct
 import sys
 import traceback
 from collections.abc import Iterator
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from celery_actors.config import Settings
+from celery_actors.worker.descendants import Marks, become_subreaper, children, start_sweeper
 from celery_actors.worker.launch import Launch
 
 if TYPE_CHECKING:
@@ -68,6 +71,7 @@ PRELOAD = (
     "kombu.transport.pyamqp",
     "unicodedata",
 )
+_END_SECONDS = 5.0  # for killed processes to end: less than the node worker waits for us
 _LENGTH = struct.Struct(">I")
 _PR_SET_PDEATHSIG = 1
 _prctl = ctypes.CDLL(None, use_errno=True).prctl
@@ -98,9 +102,12 @@ def read_messages(sock: socket.socket, buffer: bytearray) -> Iterator[object]:
 
 
 class _Server:
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, marks: Marks, sweeper: int) -> None:
         self._sock = sock
-        self._children: dict[int, str] = {}
+        self._children: dict[int, str] = {}  # incarnations, by pid
+        self._marks = marks
+        self._mark_of: dict[int, int] = {}  # by pid
+        self._sweeper = sweeper
         self._prepared: Prepared | None = None
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -142,11 +149,12 @@ class _Server:
 
     def _fork(self, launch: Launch) -> None:
         prepared = self._prepare(launch.settings)
+        mark = self._marks.new(self._mark_of.values())
         pid = os.fork()
         if pid == 0:
             status = 70
             try:
-                self._become_child()
+                self._become_child(mark)
                 status = _run(launch, prepared)
             except BaseException:  # noqa: BLE001 - the child's last words
                 traceback.print_exc()
@@ -154,9 +162,11 @@ class _Server:
                 _flush()
                 os._exit(status)
         self._children[pid] = launch.incarnation
+        self._mark_of[pid] = mark
         write_message(self._sock, ("started", launch.incarnation, pid))
 
-    def _become_child(self) -> None:
+    def _become_child(self, mark: int) -> None:
+        Marks.put_on(mark)
         parent = os.getppid()
         _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         if os.getppid() != parent:  # the server went before the call above
@@ -164,33 +174,69 @@ class _Server:
         atexit._clear()  # the server's own are not the child's
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's business
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        # SIGINT stays ignored until the program has a handler for it.
         self._sock.close()
         os.close(self._wake_read)
         os.close(self._wake_write)
 
     def _reap(self) -> None:
-        while self._children:
+        """Reap whatever has ended; kill what an actor that ended has started; report."""
+        ended = []
+        while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
             except ChildProcessError:
-                return
+                break
             if pid == 0:
-                return
+                break
             incarnation = self._children.pop(pid, None)
             if incarnation is not None:
-                with contextlib.suppress(OSError):
-                    write_message(self._sock, ("exited", incarnation, pid, status))
+                del self._mark_of[pid]
+                ended.append((incarnation, pid, status))
+        self._kill_orphans()
+        for incarnation, pid, status in ended:
+            with contextlib.suppress(OSError):
+                write_message(self._sock, ("exited", incarnation, pid, status))
+
+    def _kill_orphans(self) -> None:
+        """Kill the children that became ours because their parent ended, and whose actor is gone.
+
+        Their own children become ours then, which a SIGCHLD tells, as it told of these.
+        """
+        living = set(self._mark_of.values())
+        for pid in children():
+            if pid in self._children or pid == self._sweeper:
+                continue
+            if Marks.of(pid) not in living:
+                _kill(pid)
 
     def _kill_all(self) -> None:
+        """Kill the children, and all that comes to be ours then; returns when nothing is left."""
+        self._mark_of.clear()
         for pid in self._children:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        for pid in list(self._children):
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(pid, 0)
+            _kill(pid)
+        deadline = monotonic() + _END_SECONDS
+        self._children.clear()
+        while monotonic() < deadline:
+            self._kill_orphans()
+            try:
+                while os.waitpid(-1, os.WNOHANG)[0]:
+                    continue
+            except ChildProcessError:
+                return
+            if children() == [self._sweeper]:
+                return  # it ends when we have
+            select.select([self._wake_read], [], [], 0.1)
+            with contextlib.suppress(BlockingIOError):
+                os.read(self._wake_read, 4096)
+
+
+def _kill(pid: int) -> None:
+    """Kill a child that was not reaped yet: its pid is nobody else's."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(pid, signal.SIGKILL)
 
 
 def _run(launch: Launch, prepared: Prepared) -> int:
@@ -213,14 +259,30 @@ def _flush() -> None:
             stream.flush()
 
 
+def _reset_signals() -> None:
+    """Undo what the node worker's own starter ignores or blocks: processes would inherit it.
+
+    A shell ignores SIGINT and SIGQUIT in what it starts in the background, ``nohup`` SIGHUP; a
+    program may block any signal.
+    """
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    for number in signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ}:  # Python's own choice
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+
+
 def main() -> None:
     """Serve on the socket whose descriptor is the first argument."""
+    _reset_signals()
     sock = socket.socket(fileno=int(sys.argv[1]))
     os.set_inheritable(sock.fileno(), False)
     parent = os.getppid()
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
         return
+    become_subreaper()
+    marks = Marks()
+    sweeper = start_sweeper(marks, sock)  # before there is much memory for it to share
     for name in PRELOAD:
         importlib.import_module(name)
     from celery_actors.worker.rehearsal import rehearse
@@ -228,7 +290,7 @@ def main() -> None:
     rehearse()
     gc.collect()
     gc.freeze()  # children then don't write to the pages of what is shared
-    _Server(sock).serve()
+    _Server(sock, marks, sweeper).serve()
 
 
 if __name__ == "__main__":

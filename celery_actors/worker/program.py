@@ -49,6 +49,7 @@ from celery_actors.worker.history import History
 from celery_actors.worker.inbox import Inbox
 from celery_actors.worker.instance import Instance
 from celery_actors.worker.intake import Intake
+from celery_actors.worker.interrupts import take_no_interrupts
 from celery_actors.worker.launch import Launch
 from celery_actors.worker.mailbox_worker import PREFETCH
 from celery_actors.worker.plain_calls import PlainCalls
@@ -77,6 +78,7 @@ def run(launch: Launch, prepared: Prepared, paths: tuple[str, ...] | None = None
     :param prepared: of the launch's settings.
     :param paths: first on ``sys.path``; ``None``: its environment is yet to be set up.
     """
+    take_no_interrupts()
     prepared.log_as(launch.hostname)
     signer, actor = Signer(launch.settings.key), bytes.fromhex(launch.actor_id)
     creation = decode_creation(signer, actor, launch.blob)
