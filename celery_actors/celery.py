@@ -17,6 +17,7 @@ __all__ = ["app", "install", "make_app"]
 AppT = TypeVar("AppT", bound=Celery)
 
 BACKEND = "celery_actors.store.backend:ActorsBackend"
+SENTINEL_BACKEND = "celery_actors.store.backend:SentinelActorsBackend"
 
 
 def install(app: AppT) -> AppT:
@@ -38,6 +39,7 @@ def install(app: AppT) -> AppT:
         **loader.override_backends,
         "redis": BACKEND,
         "rediss": BACKEND,
+        "sentinel": SENTINEL_BACKEND,
     }
     return app
 

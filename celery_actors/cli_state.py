@@ -158,7 +158,7 @@ def _explained() -> Iterator[None]:
     # Not with the module: what starts a cluster here needs none of it.
     import redis
 
-    from celery_actors.client.mailbox import LOST
+    from celery_actors.client.broker import LOST
     from celery_actors.exceptions import ActorsError
 
     failures: tuple[type[Exception], ...] = (ActorsError, redis.RedisError, *LOST)

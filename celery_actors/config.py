@@ -8,18 +8,21 @@ from the default below.  The cluster's key comes from a file (mode 0600) that
 from __future__ import annotations
 
 import os
+import pickle
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from celery_actors.app_settings import broker_urls, inherited, redis_parameters
 from celery_actors.exceptions import ConfigurationError
 
 __all__ = ["SESSION_DIR_ENVIRONMENT", "Settings", "read_key"]
 
 KEY_FILE_ENVIRONMENT = "CELERY_ACTORS_KEY_FILE"
 SESSION_DIR_ENVIRONMENT = "CELERY_ACTORS_SESSION_DIR"
+REDIS_ENVIRONMENT = "CELERY_ACTORS_REDIS_URL"
 SHARED_MEMORY_ENVIRONMENT = "CELERY_ACTORS_SHARED_MEMORY_DIR"
 
 
@@ -28,7 +31,9 @@ class Settings:
     """How a process takes part in a cluster.  Times in seconds, sizes in bytes."""
 
     broker_url: str
+    """The address of RabbitMQ, or several separated by ";"."""
     result_backend: str
+    """The address of the actors' Redis."""
     key: bytes = field(repr=False)
     prefix: str = "ca:"
     lease: float = 10.0
@@ -52,8 +57,12 @@ class Settings:
     """Whether unsigned JSON messages of plain Celery clients may call an actor."""
     express: bool = True
     """Whether a call may go straight to an idle actor of this machine, beside its mailbox."""
-    broker_options: Mapping[str, Any] = field(default_factory=dict)
-    """``broker_use_ssl``, ``redis_backend_use_ssl`` and kin, passed through."""
+    broker_read_url: str = ""
+    """Where mailboxes are consumed, if not at ``broker_url``."""
+    app_settings: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    """What the app sets of its connections, remote control and events, by Celery's names."""
+    redis_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    """How redis-py connects, as Celery's backend makes it of the app's settings; empty: the URL."""
 
     @classmethod
     def from_app(
@@ -67,19 +76,16 @@ class Settings:
         conf = app.conf
         # As attributes: these know Celery's environment variables, which get() doesn't.
         broker = broker_url or conf.broker_write_url or conf.broker_url
-        backend = result_backend or conf.result_backend
+        backend = result_backend or _redis_url(conf) or conf.result_backend
         if not broker or not backend:
             raise ConfigurationError(
                 "celery_actors needs a RabbitMQ and a Redis: set CELERY_BROKER_URL "
                 "(amqp://…) and CELERY_RESULT_BACKEND (redis://…), or broker_url and "
                 "result_backend in the Celery app's configuration"
             )
-        backend = str(backend).rpartition("+")[2] if "+redis" in str(backend) else str(backend)
-        if not backend.startswith(("redis://", "rediss://", "sentinel://")):
-            raise ConfigurationError(
-                f"the result backend of celery_actors must be a Redis "
-                f"(redis:// or rediss://), not {backend.partition(':')[0]}://"
-            )
+        brokers = broker_urls(broker, conf)
+        readers = broker_urls(broker_url or conf.broker_read_url or broker, conf)
+        address, redis_options = redis_parameters(app, backend)
         values: dict[str, Any] = {}
         directory = os.environ.get(SHARED_MEMORY_ENVIRONMENT)
         if directory:
@@ -94,21 +100,35 @@ class Settings:
             key = read_key(Path(path) if path else None)
         elif isinstance(key, str):
             key = key.encode()
-        options = {name: conf.get(name) for name in _PASSED_THROUGH if conf.get(name)}
         return cls(
-            broker_url=str(broker),
-            result_backend=backend,
+            broker_url=brokers,
+            broker_read_url="" if readers == brokers else readers,
+            result_backend=address,
             key=key,
-            broker_options=options,
+            app_settings=inherited(conf),
+            redis_options=redis_options,
             **values,
         )
 
+    def for_actors(self) -> Settings:
+        """Return the settings as a node gives them to its actors' processes.
 
-_PASSED_THROUGH = (
-    "broker_use_ssl",
-    "redis_backend_use_ssl",
-    "result_backend_transport_options",
-)
+        :raises ConfigurationError: one of them can't be sent to another process.
+        """
+        given = dict(self.app_settings)
+        if callable(given.get("broker_failover_strategy")):  # of the app's module, and only there
+            del given["broker_failover_strategy"]
+        settings = replace(self, app_settings=given)
+        try:
+            pickle.dumps(settings)
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            raise ConfigurationError(
+                f"a setting of broker_* or redis_* can't be given to the processes of actors: "
+                f"{error}; use a value, or a function or class of a module"
+            ) from error
+        return settings
+
+
 _OVERRIDABLE = (
     "prefix",
     "lease",
@@ -124,6 +144,11 @@ _OVERRIDABLE = (
     "allow_plain",
     "express",
 )
+
+
+def _redis_url(conf: Any) -> str | None:
+    """Return the Redis of actors alone, where an app's results are kept elsewhere."""
+    return conf.get("actors_redis_url") or os.environ.get(REDIS_ENVIRONMENT)
 
 
 def read_key(path: Path | None) -> bytes:

@@ -118,6 +118,14 @@ def mailbox_name(actor: bytes) -> str:
     return f"actor.{actor.hex()}"
 
 
+def control_queue_name(hostname: str) -> str:
+    """Return the name of the AMQP queue on which an actor's process takes remote control.
+
+    Whatever ``control_exchange`` its node's app has: callers may be of another app.
+    """
+    return f"{hostname}.celery.pidbox"
+
+
 def node_queue_name(node_id: str) -> str:
     """Return the name of the AMQP queue through which a node is told to start actors."""
     return f"node.{node_id}"

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import redis
 
+from celery_actors.client.broker import LOST, explain_amqp
 from celery_actors.client.creation import end_job
 from celery_actors.client.current import current_process, set_initializer, set_process
-from celery_actors.client.mailbox import LOST, explain_amqp
 from celery_actors.client.process import Process
 from celery_actors.client.stores import Stores
 from celery_actors.config import Settings, read_key
@@ -40,7 +40,8 @@ from celery_actors.local.address import (
 )
 from celery_actors.local.node_options import NodeOptions
 from celery_actors.runtime_env import RuntimeEnv
-from celery_actors.store.connection import explain_redis, refuse_cluster
+from celery_actors.store.connection import explain_redis
+from celery_actors.store.rights import check_redis
 from celery_actors.worker.context import Assignment, set_assignment
 
 if TYPE_CHECKING:
@@ -358,7 +359,7 @@ def _connect(settings: Settings, namespace: str | None) -> Process:
         namespace=namespace or str(uuid.uuid4()),
     )
     try:
-        refuse_cluster(process.redis, settings.result_backend)
+        check_redis(process.redis, settings)
         process.control.register_caller(
             process.caller.hex(),
             job_id,
@@ -367,16 +368,16 @@ def _connect(settings: Settings, namespace: str | None) -> Process:
             driver=True,
             namespace=process.namespace,
         )
-    except redis.RedisError as error:
-        raise explain_redis(settings.result_backend, error) from error
+    except (redis.RedisError, OSError) as error:
+        raise explain_redis(settings, error) from error
     try:
         process.connect()
     except redis.RedisError as error:
-        raise explain_redis(settings.result_backend, error) from error
+        raise explain_redis(settings, error) from error
     except LOST as error:
         process.control.end_caller(process.caller.hex())
         process.control.forget_job(job_id)
-        raise explain_amqp(settings.broker_url, error) from error
+        raise explain_amqp(process.broker, error) from error
     return process
 
 

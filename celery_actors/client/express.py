@@ -23,7 +23,7 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from celery_actors.client.mailbox import LOST
+from celery_actors.client.broker import LOST
 from celery_actors.client.outbox import Outbox
 from celery_actors.ids import NO_INCARNATION
 from celery_actors.protocol.calls import encode_calls

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import redis
 
+from celery_actors.client.broker import LOST
 from celery_actors.client.identity import lease_lost
-from celery_actors.client.mailbox import LOST
 from celery_actors.client.objects import Entry
 from celery_actors.client.outbox import Outbox, PendingCall
 from celery_actors.exceptions import TamperedError

@@ -23,7 +23,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from celery_actors.client.mailbox import LOST
+from celery_actors.client.broker import LOST
 from celery_actors.client.objects import Waiter
 
 if TYPE_CHECKING:

@@ -16,35 +16,21 @@ from struct import pack
 from typing import Any, ClassVar
 
 import amqp
-import kombu
-from amqp.exceptions import AccessRefused, AMQPError
 from kombu.transport import pyamqp
 
-from celery_actors.exceptions import ConnectionFailed
+from celery_actors.client.broker import LOST, Broker, BrokerConnection
+from celery_actors.exceptions import ConfigurationError
+from celery_actors.ids import control_queue_name
 from celery_actors.protocol.calls import CALLS_TASK, CONTENT_TYPE
 from celery_actors.protocol.orders import ORDER_TASK, Order, encode_order
 from celery_actors.protocol.signing import Signer
 
-__all__ = ["LOST", "Mailbox", "explain_amqp"]
-
-#: What a lost connection may raise.
-LOST: tuple[type[Exception], ...] = (OSError, AMQPError, AttributeError)
+__all__ = ["Mailbox"]
 
 _HEARTBEAT = 10.0
+_LEAST_HEARTBEAT = 6.0  # it is sent every 2.5 s at the most (see client.housekeeping)
+_MOST_SWITCHES = 20
 _FRAME_END = b"\xce"
-
-
-def explain_amqp(url: str, error: BaseException) -> ConnectionFailed:
-    """Turn a connection error into one that says what was tried and what to do."""
-    address = kombu.Connection(url).as_uri(include_password=False)
-    if isinstance(error, AccessRefused):
-        hint = "it refused the user or password: check those in CELERY_BROKER_URL"
-    else:
-        hint = (
-            "check that RabbitMQ runs and that CELERY_BROKER_URL names it "
-            "(amqp://user:password@host:port/vhost)"
-        )
-    return ConnectionFailed(f"cannot use RabbitMQ at {address}: {error}; {hint}")
 
 
 class _PublishingConnection(pyamqp.Connection):  # type: ignore[misc]  # untyped base
@@ -52,6 +38,35 @@ class _PublishingConnection(pyamqp.Connection):  # type: ignore[misc]  # untyped
         "consumer_cancel_notify": True,
         "authentication_failure_close": True,
     }
+
+
+class _Publishing(BrokerConnection):
+    def create_transport(self) -> Any:
+        transport = super().create_transport()
+        transport.Connection = _PublishingConnection
+        return transport
+
+
+def _connect(client: BrokerConnection, addresses: int) -> Any:
+    """Connect at the first of the addresses that answers, each being tried once."""
+    errors: dict[tuple[Any, ...], Exception] = {}
+    for _ in range(addresses * _MOST_SWITCHES):  # a strategy may name one again and again
+        address = (client.hostname, client.port, client.virtual_host, client.userid)
+        if address not in errors:
+            try:
+                return client.transport.establish_connection()
+            except LOST as error:
+                errors[address] = error
+            except (TypeError, ValueError) as error:
+                raise ConfigurationError(
+                    f"RabbitMQ can't be connected to as configured: {error} (broker_use_ssl, "
+                    "broker_transport_options, broker_login_method)"
+                ) from error
+            if len(errors) == addresses:
+                break
+        client.maybe_switch_next()
+    client.maybe_switch_next()
+    raise next(iter(errors.values()))
 
 
 class Mailbox:
@@ -64,16 +79,15 @@ class Mailbox:
 
     def __init__(
         self,
-        url: str,
+        broker: Broker,
         signer: Signer,
         on_return: Callable[[str], None],
-        ssl: Any = None,
     ) -> None:
-        self._url = url
-        self._ssl = ssl
+        self._broker = broker
         self._signer = signer
         self._on_return = on_return
-        self._kombu: kombu.Connection | None = None
+        # At the address that answered last: what is lost is tried there first.
+        self._kombu: BrokerConnection | None = None
         self._connection: Any = None
         self._channel: Any = None
         self._heads: dict[tuple[str, str], bytes] = {}
@@ -94,23 +108,18 @@ class Mailbox:
         except (AttributeError, OSError):
             return -1
 
-    def connect(self, timeout: float = 5.0) -> None:
-        """Connect once.  Called with :attr:`lock` held.
+    def connect(self) -> None:
+        """Connect, trying each address of the broker once.  Called with :attr:`lock` held.
 
-        :raises OSError, AMQPError: no broker, or it refuses.
+        :raises OSError, AMQPError: no broker, or it refuses; of several the first one's error.
         """
         self.disconnect()
-        client = kombu.Connection(
-            self._url,
-            heartbeat=_HEARTBEAT,
-            connect_timeout=timeout,
-            ssl=self._ssl or False,
-        )
-        transport = client.transport
-        transport.Connection = _PublishingConnection
-        connection = transport.establish_connection()
-        self._kombu = client
-        self._connection = connection
+        client = self._kombu
+        if client is None:
+            client = self._kombu = self._broker.connection(
+                heartbeat=_HEARTBEAT, least=_LEAST_HEARTBEAT, kind=_Publishing
+            )
+        connection = self._connection = _connect(client, len(self._broker.urls))
         channel = connection.channel()
         channel.events["basic_return"].add(self._returned)
         self._channel = channel
@@ -171,7 +180,7 @@ class Mailbox:
         )
         # To the one worker's own queue, not to the exchange that all of them listen on.
         channel = self._need_channel()
-        channel.basic_publish(message, exchange="", routing_key=f"{hostname}.celery.pidbox")
+        channel.basic_publish(message, exchange="", routing_key=control_queue_name(hostname))
 
     def declare(self, queue: str) -> None:
         """Declare an actor's queue, without waiting.  Called with :attr:`lock` held.

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Any, cast
 
+from celery_actors.client.broker import LOST, Broker, explain_amqp
 from celery_actors.client.current import closing
 from celery_actors.client.environments import Environments
 from celery_actors.client.executors import Executors
@@ -24,7 +25,7 @@ from celery_actors.client.holds import Hold, HoldTable
 from celery_actors.client.housekeeping import Housekeeping
 from celery_actors.client.identity import after_fork
 from celery_actors.client.listener import Listener
-from celery_actors.client.mailbox import LOST, Mailbox, explain_amqp
+from celery_actors.client.mailbox import Mailbox
 from celery_actors.client.objects import Entry, ObjectState, ObjectTable
 from celery_actors.client.outbox import Outbox
 from celery_actors.client.recovery import Recovery
@@ -113,12 +114,8 @@ class Process:
         self.sequence = 0
         self.connected = False
         self.closed = False
-        self.mailbox = Mailbox(
-            settings.broker_url,
-            self.signer,
-            self._on_return,
-            settings.broker_options.get("broker_use_ssl"),
-        )
+        self.broker = Broker.of(settings)
+        self.mailbox = Mailbox(self.broker, self.signer, self._on_return)
         self.sender = Sender(self)
         self.environments = Environments(self)
         self.make_parts()
@@ -323,7 +320,7 @@ class Process:
                     with self.mailbox.lock:
                         self.on_mailbox_lost(error)
                 if self.closed or self.listener.is_current_thread() or monotonic() > deadline:
-                    raise explain_amqp(self.settings.broker_url, error) from error
+                    raise explain_amqp(self.broker, error) from error
                 self.listener.wait_connected(deadline - monotonic())
         # Whoever wanted to send meanwhile found the lock taken and relies on its holder.
         self.flush()

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 
 import redis
 
+from celery_actors.client.broker import LOST
 from celery_actors.client.cancelling import cancel_as_owner
 from celery_actors.client.creation import remove_lost_node
 from celery_actors.client.identity import lease_lost
-from celery_actors.client.mailbox import LOST
 from celery_actors.client.objects import Entry, ObjectState
 from celery_actors.client.outbox import Outbox
 from celery_actors.control import ActorRecord

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from celery_actors.client.broker import LOST
 from celery_actors.client.express import Express
-from celery_actors.client.mailbox import LOST
 from celery_actors.client.objects import Entry, ObjectState, Waiter
 from celery_actors.client.outbox import Outbox, PendingCall
 from celery_actors.exceptions import PendingCallsLimitExceeded

@@ -10,16 +10,20 @@ import json
 import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from time import monotonic
+from time import monotonic, time
 from typing import Any
 
+from kombu import Producer, pidbox
+
+from celery_actors.app_settings import SAFE_SERIALIZERS
+from celery_actors.client.broker import Broker
 from celery_actors.client.current import current_process
 from celery_actors.client.pending import pending_calls
 from celery_actors.client.process import Process
 from celery_actors.config import Settings
 from celery_actors.control import ActorRecord, Control
 from celery_actors.exceptions import ActorsError
-from celery_actors.ids import actor_hostname
+from celery_actors.ids import actor_hostname, control_queue_name
 from celery_actors.protocol.reports import (
     CallReport,
     ProcessReport,
@@ -33,9 +37,40 @@ __all__ = ["Source", "open_source"]
 logger = logging.getLogger(__name__)
 
 _ROUND = 1.0  # seconds after which those that have not answered are asked again
-_NAMED = 50  # more processes than this are asked by a pattern, not by their names
-_ANY_ACTOR = r".*\.[0-9a-f]{8}@"
 _HAS_PROCESS = ("STARTING", "ALIVE", "STOPPING")
+
+
+class _Control(pidbox.Mailbox):  # type: ignore[misc]  # untyped base
+    """Remote control of actors, each on its own queue.
+
+    An exchange would reach only those whose nodes have the same ``control_exchange``.
+    """
+
+    accept = SAFE_SERIALIZERS
+
+    def _publish(
+        self,
+        type: str,  # noqa: A002 - kombu's name
+        arguments: dict[str, Any],
+        destination: Iterable[str] = (),
+        reply_ticket: str | None = None,
+        channel: Any = None,
+        timeout: float | None = None,
+        **_options: Any,
+    ) -> None:
+        self.reply_queue(channel).declare()
+        message = {"method": type, "arguments": arguments, "ticket": reply_ticket}
+        message["reply_to"] = {"exchange": self.reply_exchange.name, "routing_key": self.oid}
+        headers = {"clock": self.clock.forward(), "expires": time() + timeout if timeout else 0}
+        producer = Producer(channel, auto_declare=False)
+        for name in destination:
+            producer.publish(
+                {**message, "destination": [name]},
+                exchange="",
+                routing_key=control_queue_name(name),
+                serializer="json",
+                headers=headers,
+            )
 
 
 class Source:
@@ -116,13 +151,15 @@ class Source:
         if not asked:
             return found
         deadline = monotonic() + timeout
-        with self._remote_control() as broadcast:
+        with Broker.of(self._settings).connection(heartbeat=0) as connection:
+            control = _Control("celery")(connection)
             left = dict(asked)
             while left:
                 wait = min(_ROUND, deadline - monotonic())
                 if wait <= 0:
                     break
-                for answer in broadcast(left, most, wait):
+                answers = control.call(list(left), "actors_calls", {"most": most}, timeout=wait)
+                for answer in answers:
                     for name, fields in answer.items():
                         if name in left and "worker_id" in fields:
                             found[name] = decode_report(fields)
@@ -141,37 +178,6 @@ class Source:
             if record is not None and record.incarnation == actor.incarnation:
                 still[name] = record
         return still
-
-    @contextmanager
-    def _remote_control(self) -> Iterator[Any]:
-        # Celery is imported only by those who ask: a driver needs none of it otherwise.
-        from celery import Celery
-
-        settings = self._settings
-        app = Celery("celery_actors", broker=settings.broker_url, set_as_current=False)
-        app.conf.update(result_backend="disabled", **dict(settings.broker_options))
-        # Else it would publish over a pool of connections, which nobody closes.
-        app.control.mailbox.producer_pool = None
-
-        def broadcast(names: dict[str, ActorRecord], most: int, timeout: float) -> list[Any]:
-            few = len(names) <= _NAMED
-            answers: list[Any] = app.control.broadcast(
-                "actors_calls",
-                arguments={"most": most},
-                destination=list(names) if few else None,
-                pattern=None if few else _ANY_ACTOR,
-                matcher=None if few else "pcre",
-                reply=True,
-                timeout=timeout,
-                limit=len(names),
-                connection=connection,
-                channel=connection.default_channel,
-            )
-            return answers
-
-        with app.connection_for_write() as connection:
-            yield broadcast
-        app.close()
 
 
 def _must_answer(actor: ActorRecord) -> bool:

@@ -11,7 +11,7 @@ from time import monotonic, sleep
 from typing import Any
 
 from celery import states
-from celery.backends.redis import RedisBackend
+from celery.backends.redis import RedisBackend, SentinelBackend
 from celery.exceptions import TimeoutError as CeleryTimeoutError
 
 from celery_actors.config import Settings
@@ -23,7 +23,7 @@ from celery_actors.store.connection import open_redis
 from celery_actors.store.results import Results
 from celery_actors.store.segments import make_store
 
-__all__ = ["ActorsBackend"]
+__all__ = ["ActorsBackend", "SentinelActorsBackend"]
 
 _LOOK_EVERY = 0.05
 
@@ -91,3 +91,7 @@ class ActorsBackend(RedisBackend):  # type: ignore[misc]  # untyped base
             if on_interval is not None:
                 on_interval()
             sleep(kwargs.get("interval") or _LOOK_EVERY)
+
+
+class SentinelActorsBackend(ActorsBackend, SentinelBackend):  # type: ignore[misc]
+    """The same for a Redis behind Sentinel."""

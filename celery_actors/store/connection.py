@@ -13,22 +13,26 @@ import ssl
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any, cast
-from urllib.parse import unquote, urlsplit
 
 import hiredis
 import redis
+from redis.connection import UnixDomainSocketConnection, parse_url
 
+from celery_actors.app_settings import without_password
 from celery_actors.config import Settings
-from celery_actors.exceptions import ConfigurationError, ConnectionFailed
+from celery_actors.exceptions import ConnectionFailed
 
-__all__ = ["RedisConnection", "connect_redis", "explain_redis", "open_redis", "refuse_cluster"]
+__all__ = ["RedisConnection", "connect_redis", "explain_redis", "open_redis"]
 
 _MOST_CONNECTIONS = 10_000
+_SENTINEL_PORT = 26379
 _MOST_PARTS = 1000  # in one sendmsg(): Linux takes 1,024
 _UNCOPIED = 4096  # bytes of an argument that stays where it is
 
 # Each connection would tell Redis which library it is of: two more round trips, and redis-py
 # parses its own metadata anew for them (1.5 ms of an actor's start, which connects twice).
+# With TLS they are made: their answers come behind the session tickets of TLS 1.3, which redis-py
+# takes for an answer that nobody asked for ("Connection not ready") on a new connection.
 _UNSAID: dict[str, Any] = (
     {"driver_info": None}
     if find_spec("redis.driver_info")
@@ -36,73 +40,63 @@ _UNSAID: dict[str, Any] = (
 )
 
 
-def connect_redis(
-    url: str, ssl_options: Any = None, sentinel_options: Mapping[str, Any] | None = None
-) -> redis.Redis:
-    """Return a redis-py client for ``url``; connections open when first used.
+def connect_redis(url: str, options: Mapping[str, Any] | None = None) -> redis.Redis:
+    """Return a redis-py client; connections open when first used.
 
-    :param url: ``redis://``, ``rediss://``, or Celery's form for Sentinel:
-        ``sentinel://:password@host:26379/0;sentinel://host2:26379``.
-    :param sentinel_options: ``master_name`` and ``sentinel_kwargs``, as in Celery's
-        ``result_backend_transport_options``.
+    :param url: ``redis://`` or ``rediss://``, as redis-py reads it.
+    :param options: the parameters of a connection, instead of what the URL says; with ``hosts``
+        and ``sentinel`` (its ``master_name``, ``sentinel_kwargs``) where these are Sentinels.
     """
-    options = dict(ssl_options) if isinstance(ssl_options, dict) else {}
-    options.update(protocol=2, socket_connect_timeout=5, socket_keepalive=True, **_UNSAID)
-    # As many as threads ask at a time: an error there would be a call's.
-    options.update(max_connections=_MOST_CONNECTIONS)
-    if not url.startswith("sentinel://"):
-        return redis.Redis.from_url(url, **options)
-    given = dict(sentinel_options or {})
-    parts = [urlsplit(part.strip()) for part in url.split(";")]
+    given: dict[str, Any] = dict(options or cast(Any, parse_url)(url))
+    given = {"socket_connect_timeout": 5, "socket_keepalive": True, **given}
+    kind = given.get("connection_class", redis.Connection)
+    if issubclass(kind, UnixDomainSocketConnection):
+        for name in ("socket_connect_timeout", "socket_keepalive"):
+            del given[name]
+    # As many connections as threads ask at a time: an error there would be a call's.
+    given.update(protocol=2, max_connections=_MOST_CONNECTIONS)
+    if not issubclass(kind, redis.SSLConnection):
+        given.update(_UNSAID)
+    hosts = given.pop("hosts", None)
+    if hosts is None:
+        return redis.Redis.from_pool(redis.ConnectionPool(**given))
+    sentinel = dict(given.pop("sentinel", {}))
     watchers: Any = cast(Any, redis.Sentinel)(
-        [(part.hostname or "127.0.0.1", part.port or 26379) for part in parts],
-        sentinel_kwargs={"socket_connect_timeout": 5, **given.get("sentinel_kwargs", {})},
+        [(host.get("host") or "127.0.0.1", host.get("port") or _SENTINEL_PORT) for host in hosts],
+        min_other_sentinels=sentinel.get("min_other_sentinels", 0),
+        sentinel_kwargs={"socket_connect_timeout": 5, **sentinel.get("sentinel_kwargs", {})},
     )
-    master: redis.Redis = watchers.master_for(
-        given.get("master_name", "mymaster"),
-        password=unquote(parts[0].password) if parts[0].password else None,
-        db=int(parts[0].path.strip("/") or 0),
-        **options,
-    )
+    master: redis.Redis = watchers.master_for(sentinel.get("master_name", "mymaster"), **given)
     return master
 
 
 def open_redis(settings: Settings) -> redis.Redis:
     """Return a redis-py client for the configured Redis."""
-    options = settings.broker_options
-    return connect_redis(
-        settings.result_backend,
-        options.get("redis_backend_use_ssl"),
-        options.get("result_backend_transport_options"),
-    )
+    return connect_redis(settings.result_backend, settings.redis_options)
 
 
-def refuse_cluster(client: redis.Redis, url: str) -> None:
-    """Refuse a Redis Cluster: one commit touches keys of many callers, in one step.
-
-    :raises ConfigurationError: it is one.
-    """
-    info: Any = client.info("cluster")
-    if info.get("cluster_enabled"):
-        address = url.rpartition("@")[2]
-        raise ConfigurationError(
-            f"the Redis at {address} is a Redis Cluster, which can't run scripts over keys of "
-            "several slots: use a single Redis, or one with Sentinel"
-        )
-
-
-def explain_redis(url: str, error: Exception) -> ConnectionFailed:
+def explain_redis(settings: Settings, error: Exception) -> ConnectionFailed:
     """Turn a connection error into one that says what was tried and what to do."""
-    address = url.rpartition("@")[2].removeprefix("redis://").removeprefix("rediss://")
-    if isinstance(error, (redis.AuthenticationError, redis.exceptions.NoPermissionError)) or (
-        "NOAUTH" in str(error) or "WRONGPASS" in str(error)
-    ):
-        hint = "it refused the password: check the one in CELERY_RESULT_BACKEND"
+    text = str(error)
+    if isinstance(error, redis.AuthenticationError) or "NOAUTH" in text or "WRONGPASS" in text:
+        hint = "it refused the password: check the one in result_backend or CELERY_RESULT_BACKEND"
+    elif "CERTIFICATE_VERIFY_FAILED" in text:
+        hint = (
+            "its certificate was refused: ssl_ca_certs (in the URL, or in redis_backend_use_ssl) "
+            "must name the authority that signed it, and the host in result_backend must be a "
+            "name in the certificate"
+        )
+    elif "SSL" in text or isinstance(error.__cause__, ssl.SSLError):
+        hint = (
+            "TLS failed: check that result_backend names the port for TLS, and ssl_certfile and "
+            "ssl_keyfile (in the URL, or in redis_backend_use_ssl)"
+        )
     else:
         hint = (
-            "check that it runs and that CELERY_RESULT_BACKEND names it "
-            "(redis://:password@host:port/db)"
+            "check that it runs and that result_backend or CELERY_RESULT_BACKEND names it "
+            "(redis://:password@host:port/db; a port for TLS needs rediss://)"
         )
+    address = without_password(settings.result_backend)
     return ConnectionFailed(f"cannot use Redis at {address}: {error}; {hint}")
 
 

@@ -22,12 +22,15 @@ from typing import Any
 
 import redis
 
-from celery_actors.client.mailbox import LOST
+from celery_actors.client.broker import LOST, explain_amqp
 from celery_actors.config import Settings
 from celery_actors.control import Control, NodeNameTaken, NodeSpec, Placement
+from celery_actors.exceptions import ConfigurationError
 from celery_actors.ids import actor_hostname, new_caller_id, node_queue_name
 from celery_actors.protocol.orders import Order, OrderKind
+from celery_actors.store.connection import explain_redis
 from celery_actors.store.express import express_path
+from celery_actors.store.rights import check_redis
 from celery_actors.store.segments import make_store, send_segment
 from celery_actors.store.shm import Segment, SharedMemoryStore
 from celery_actors.store.whereabouts import BOOT, whereabouts
@@ -70,6 +73,7 @@ class NodeAgent:
         on_lease_lost: Callable[[], None] = lambda: None,
     ) -> None:
         self.settings = settings
+        self._actors_settings = settings.for_actors()
         self.node_id = os.urandom(16).hex()
         self.host = socket.gethostname()
         self.name = name or f"{self.host}-{self.node_id[:6]}"
@@ -155,14 +159,23 @@ class NodeAgent:
                         self._renew()
                     self._work()
                 except _AWAY as error:
-                    logger.warning("the node waits for its brokers: %s", error)
+                    logger.warning("the node waits for its brokers: %s", self._explain(error))
                     self._pause(0.3)
                     continue
                 self._pause((due - monotonic()) if joined else 0.1)
+        except ConfigurationError as error:
+            logger.error("node %s can't join: %s", self.name, error)
+            self._stopping = True
+            self._on_lease_lost()
         finally:
             self._leave(joined)
             if not self._stopping:  # an error of ours: the logger has it
                 self._on_lease_lost()
+
+    def _explain(self, error: Exception) -> Exception:
+        if isinstance(error, redis.RedisError):
+            return explain_redis(self.settings, error)
+        return explain_amqp(self.postman.broker, error)
 
     def _open_environments(self) -> None:
         try:
@@ -193,6 +206,7 @@ class NodeAgent:
     def _join(self) -> bool:
         if not self.postman.reachable():
             return False
+        check_redis(self._redis, self.settings, serves=True)
         self.postman.declare(self.queue)
         found = self._resources
         resources = {"CPU": units(found.cpus), "memory": units(found.memory)}
@@ -289,7 +303,7 @@ class NodeAgent:
                 hostname=hostname,
                 gpu_ids=order.gpu_ids,
                 resources=record.resources,
-                settings=self.settings,
+                settings=self._actors_settings,
                 send_events=self._send_events,
                 blob=order.blob,
                 environment={
@@ -353,11 +367,13 @@ class NodeAgent:
     def _leave(self, joined: bool) -> None:
         self._children.stop()
         self._environments.close()
-        if joined:
-            try:
+        try:
+            if joined:
                 self._janitor.node_is_gone(self.node_id, f"its node {self.name} was shut down")
                 self._janitor.work()  # a last time: it may be the last node
-            except _AWAY as error:
-                logger.warning("node %s left without saying so: %s", self.name, error)
+            else:  # the worker may have declared it, and no janitor knows of this node
+                self.postman.delete(self.queue)
+        except _AWAY as error:
+            logger.warning("node %s left without saying so: %s", self.name, error)
         self._store.close()
         self.postman.close()

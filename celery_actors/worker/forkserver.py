@@ -109,6 +109,7 @@ class _Server:
         self._mark_of: dict[int, int] = {}  # by pid
         self._sweeper = sweeper
         self._prepared: Prepared | None = None
+        self._made_of = b""
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
@@ -137,12 +138,14 @@ class _Server:
 
     def _prepare(self, settings: Settings) -> Prepared:
         """Make what is made before a fork; all processes of a node mostly have equal settings."""
-        prepared = self._prepared
-        if prepared is None or prepared.settings != settings:
+        # Pickled, since objects of users among them (credentials) may not equal their copies.
+        prepared, made_of = self._prepared, pickle.dumps(settings)
+        if prepared is None or self._made_of != made_of:
             # Not with the others: main() imports it, and what it needs, among PRELOAD.
             from celery_actors.worker.prepared import Prepared
 
             prepared = self._prepared = Prepared.of(settings)
+            self._made_of = made_of
             gc.collect()
             gc.freeze()
         return prepared

@@ -31,6 +31,8 @@ from celery.worker.control import control_command
 from celery.worker.state import maybe_shutdown
 from kombu import Queue
 
+from celery_actors.client.broker import Broker, BrokerConnection
+from celery_actors.config import Settings
 from celery_actors.exceptions import TamperedError
 from celery_actors.worker.acks import Acknowledgements
 from celery_actors.worker.activity import Activity
@@ -168,6 +170,15 @@ def _refuse(command: str, why: str, _state: Any, **_arguments: Any) -> dict[str,
     return {"error": why}
 
 
+class _Consuming(BrokerConnection):
+    """The connection on which a mailbox is consumed, at whatever address."""
+
+    def create_transport(self) -> Any:
+        transport = super().create_transport()
+        transport.Connection, transport.on_readable = BufferedConnection, read_when_readable
+        return transport
+
+
 class _MailboxConsumer(Consumer):  # type: ignore[misc]
     """Consumes the mailbox; every message goes to the intake."""
 
@@ -189,10 +200,8 @@ class _MailboxConsumer(Consumer):  # type: ignore[misc]
 
     def connection_for_read(self, heartbeat: float | None = None) -> Any:
         """Open the connection on which the mailbox is consumed."""
-        connection = self.app.connection_for_read(heartbeat=heartbeat)
-        transport = connection.transport
-        transport.Connection, transport.on_readable = BufferedConnection, read_when_readable
-        return self.ensure_connected(connection)
+        broker = Broker.to_read(self.controller.settings)
+        return self.ensure_connected(broker.connection(heartbeat=_HEARTBEAT, kind=_Consuming))
 
     def ensure_connected(self, conn: Any) -> Any:
         """Connect; a broker that restarts is tried often, not every 2, 4, 6… seconds."""
@@ -253,7 +262,8 @@ class MailboxWorker(WorkController):  # type: ignore[misc]
             "celery.worker.components:Consumer",
         }
 
-    def __init__(self, app: Celery) -> None:
+    def __init__(self, app: Celery, settings: Settings) -> None:
+        self.settings = settings
         super().__init__(
             app=app,
             hostname=_NOBODY,

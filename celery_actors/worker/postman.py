@@ -7,9 +7,8 @@ import threading
 from collections.abc import Callable, Iterable
 from time import sleep
 
-import kombu
-
-from celery_actors.client.mailbox import LOST, Mailbox
+from celery_actors.client.broker import LOST, Broker
+from celery_actors.client.mailbox import Mailbox
 from celery_actors.config import Settings
 from celery_actors.control import Placement
 from celery_actors.ids import mailbox_name, node_queue_name
@@ -27,28 +26,27 @@ class Postman:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+        self.broker = Broker.of(settings)
         self.redis = open_redis(settings)
         self._mailbox = Mailbox(
-            settings.broker_url,
+            self.broker,
             Signer(settings.key),
             lambda _queue: None,  # an order to a queue that is gone has nobody to act on it
-            settings.broker_options.get("broker_use_ssl"),
         )
         self._there = threading.Event()
 
     def reachable(self) -> bool:
-        """Whether RabbitMQ's port accepts connections."""
+        """Whether a port of RabbitMQ accepts connections."""
         if self._there.is_set():
             return True
-        parameters = kombu.Connection(self._settings.broker_url)
-        address = (parameters.hostname or "127.0.0.1", parameters.port or 5672)
-        try:
-            socket.create_connection(address, timeout=5).close()
-        except OSError:
-            return False
-        self._there.set()
-        return True
+        for address in self.broker.addresses():
+            try:
+                socket.create_connection(address, timeout=5).close()
+            except OSError:
+                continue
+            self._there.set()
+            return True
+        return False
 
     def wait_for_broker(self, interrupted: Callable[[], bool]) -> None:
         """Return when the broker is there.  A port gives no signal: it is tried often."""

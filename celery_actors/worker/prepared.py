@@ -9,11 +9,17 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from typing import Any
 
 from celery import Celery
+from celery.app.control import Control
+from kombu import Queue
+from kombu.pidbox import Mailbox as PidboxMailbox
 
+from celery_actors.client.broker import Broker
 from celery_actors.client.stores import Stores
 from celery_actors.config import Settings
+from celery_actors.ids import control_queue_name
 from celery_actors.worker.mailbox_worker import MailboxWorker
 
 __all__ = ["Prepared"]
@@ -35,7 +41,7 @@ class Prepared:
         """Make what depends on nothing but the cluster's settings."""
         app = _make_app(settings)
         app.finalize()
-        worker = MailboxWorker(app)
+        worker = MailboxWorker(app, settings)
         # Celery makes these when they are first asked for.
         for part in (app.amqp.queues, app.control.mailbox, app.events, app.log):
             assert part is not None
@@ -61,10 +67,34 @@ class _NamedFormatter(logging.Formatter):
         return super().format(record)
 
 
+class _Mailbox(PidboxMailbox):  # type: ignore[misc]
+    def get_queue(self, hostname: str) -> Queue:
+        queue = super().get_queue(hostname)
+        queue.name = control_queue_name(hostname)
+        return queue
+
+
+class _Control(Control):  # type: ignore[misc]
+    """Remote control whose queues callers of any app find."""
+
+    Mailbox = _Mailbox
+
+
+class _App(Celery):  # type: ignore[misc]
+    """Publishes to its node's broker, whatever CELERY_BROKER_URL is in a runtime environment."""
+
+    broker: Broker
+
+    def connection_for_write(self, url: Any = None, **options: Any) -> Any:
+        return super().connection_for_write(url or list(self.broker.urls), **options)
+
+
 def _make_app(settings: Settings) -> Celery:
     """Return the Celery app of an actor process."""
-    app = Celery("celery_actors", set_as_current=True)
+    app = _App("celery_actors", set_as_current=True, control=_Control)
+    app.broker = Broker.of(settings)
     app.conf.update(
+        # Not the two others: `inspect conf` would show their passwords.
         broker_url=settings.broker_url,
         result_backend="disabled",
         accept_content=["json"],
@@ -76,6 +106,6 @@ def _make_app(settings: Settings) -> Celery:
         worker_cancel_long_running_tasks_on_connection_loss=False,
         worker_detect_quorum_queues=False,
         worker_enable_remote_control=True,
-        **dict(settings.broker_options),
     )
+    app.conf.update(settings.app_settings)
     return app

@@ -22,6 +22,7 @@ from typing import Any
 from redis.backoff import ExponentialBackoff
 from redis.retry import Retry
 
+from celery_actors.client.broker import Broker
 from celery_actors.client.cancelling import cancel_children
 from celery_actors.client.creation import order_starts
 from celery_actors.client.current import closing, require_process, set_process
@@ -275,7 +276,7 @@ class ActorProcess:
     def _open_express(self) -> ExpressSocket | None:
         """Make the socket for calls that come by express, where the executor can read it."""
         settings, inbox = self._launch.settings, self._inbox
-        if not isinstance(inbox, Inbox) or settings.broker_options.get("broker_use_ssl"):
+        if not isinstance(inbox, Inbox) or Broker.to_read(settings).secure:
             return None
         if self._launch.restarts:  # others may call it by now
             return None
