@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -14,10 +13,10 @@ from queue import Empty, SimpleQueue
 
 import psutil
 import redis
+from broker_node import ask_broker
 from waiting import wait_until
 
 from celery_actors.local import PrivateCluster
-from celery_actors.local.rabbitmq import NODE_NAME, find_program
 from celery_actors.local.supervisor_client import program_states
 
 LEASE = 10.0
@@ -73,28 +72,6 @@ def check_streams(entries: Iterable[tuple[str, int]], counts: Mapping[str, int])
         wrong = next((i for i, n in enumerate(seen[caller]) if i != n), None)
         assert wrong is None, f"{caller}: at {wrong} ran {seen[caller][wrong : wrong + 5]}"
         assert len(seen[caller]) == count, f"{caller}: {len(seen[caller])} ran of {count}"
-
-
-def ask_broker(cluster: PrivateCluster, expression: str) -> str:
-    """Evaluate an Erlang expression in the broker's node."""
-    erl = find_program("erl")
-    assert erl is not None
-    caller = next(Path(erl).resolve().parent.parent.glob("**/bin/erl_call"))
-    directory = cluster.session_dir / "rabbitmq"
-    epmd = re.search(r"ERL_EPMD_PORT=(\d+)", (directory / "start").read_text())
-    assert epmd is not None
-    cookie = (directory / ".erlang.cookie").read_text()
-    answer = subprocess.run(
-        [str(caller), "-c", cookie, "-n", NODE_NAME, "-e"],
-        input=expression + "\n",
-        env={**os.environ, "ERL_EPMD_PORT": epmd[1]},
-        capture_output=True,
-        text=True,
-        timeout=20,
-        check=True,
-    ).stdout
-    assert answer.startswith("{ok,"), answer
-    return answer
 
 
 def unacknowledged(cluster: PrivateCluster, queue: str) -> int:

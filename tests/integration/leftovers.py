@@ -18,7 +18,7 @@ from celery_actors.local.address import SESSION_DIR_VARIABLE
 ALLOWED_EXCHANGES = (
     "amq.*",  # RabbitMQ's own
     "celery*",  # Celery's default exchange and those of its remote control and events: durable,
-    "reply.celery.pidbox",  # declared by every worker, removed by none
+    "reply.celery*.pidbox",  # declared by every worker, removed by none
 )
 ALLOWED_QUEUES = (
     "celery",  # the default queue of a Celery worker, durable
