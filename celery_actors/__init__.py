@@ -39,23 +39,47 @@ from celery_actors.api import (
 )
 from celery_actors.generators import ObjectRefGenerator
 from celery_actors.handle import ActorHandle
+from celery_actors.ids import (
+    ActorID,
+    JobID,
+    NodeID,
+    PlacementGroupID,
+    TaskID,
+    UniqueID,
+    WorkerID,
+)
+from celery_actors.logging_config import LoggingConfig
 from celery_actors.refs import ObjectRef
 from celery_actors.remote import method, remote
 from celery_actors.runtime_context import get_runtime_context
 
+#: Its former name in Ray.
+ObjectID = ObjectRef
+
 if TYPE_CHECKING:
-    from celery_actors import state, util
+    from celery_actors import cloudpickle, experimental, state, util
     from celery_actors.state.timeline import timeline
 
 __all__ = [
     "ActorHandle",
+    "ActorID",
+    "JobID",
+    "LoggingConfig",
+    "NodeID",
+    "ObjectID",
     "ObjectRef",
     "ObjectRefGenerator",
+    "PlacementGroupID",
+    "TaskID",
+    "UniqueID",
+    "WorkerID",
     "actor",
     "available_resources",
     "cancel",
+    "cloudpickle",
     "cluster_resources",
     "exceptions",
+    "experimental",
     "get",
     "get_actor",
     "get_gpu_ids",
@@ -76,7 +100,9 @@ __all__ = [
     "wait",
 ]
 
-__version__ = "0.1.0"
+#: Which of Ray's APIs this stands for, so that programs that look at Ray's version accept it, and
+#: after the plus sign this package's own version.
+__version__ = "2.60.0+actors.0.1.0"
 
 
 if TYPE_CHECKING:
@@ -85,7 +111,7 @@ else:
 
     def __getattr__(name: str) -> object:
         # What few programs need, or only workers, is imported where it is needed.
-        if name in ("state", "util"):
+        if name in ("cloudpickle", "experimental", "state", "util"):
             return importlib.import_module(f"celery_actors.{name}")
         if name == "install":
             from celery_actors.celery import install

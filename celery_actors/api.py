@@ -243,7 +243,9 @@ def nodes() -> list[dict[str, Any]]:
         {
             "NodeID": node.node_id,
             "Alive": True,
+            "alive": True,
             "NodeName": node.name,
+            "NodeManagerAddress": node.address,
             "NodeManagerHostname": node.host,
             "Resources": amounts(node.resources),
             "Available": amounts(node.available),

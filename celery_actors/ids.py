@@ -26,7 +26,13 @@ __all__ = [
     "NO_INCARNATION",
     "OBJECT_BYTES",
     "ActorID",
+    "BaseID",
+    "JobID",
+    "NodeID",
     "PlacementGroupID",
+    "TaskID",
+    "UniqueID",
+    "WorkerID",
     "actor_hostname",
     "call_owner",
     "celery_id",
@@ -131,20 +137,40 @@ def node_queue_name(node_id: str) -> str:
     return f"node.{node_id}"
 
 
-class _LongID:
-    """16 bytes, with the methods of Ray's ids that programs use."""
+class BaseID:
+    """An id of a fixed length, with the methods of Ray's ids that programs use."""
 
     __slots__ = ("_raw",)
 
+    SIZE = GROUP_BYTES
+
     def __init__(self, raw: bytes) -> None:
-        if len(raw) != GROUP_BYTES:
-            raise ValueError(f"such an id has {GROUP_BYTES} bytes, not {len(raw)}")
+        if len(raw) != self.SIZE:
+            raise ValueError(f"a {type(self).__name__} has {self.SIZE} bytes, not {len(raw)}")
         self._raw = bytes(raw)
+
+    @classmethod
+    def size(cls) -> int:
+        """Return how many bytes such an id has."""
+        return cls.SIZE
 
     @classmethod
     def nil(cls) -> Self:
         """Return the id of nothing."""
-        return cls(bytes(GROUP_BYTES))
+        return cls(bytes(cls.SIZE))
+
+    @classmethod
+    def from_random(cls) -> Self:
+        """Return an id that nobody else has."""
+        return cls(os.urandom(cls.SIZE))
+
+    @classmethod
+    def from_binary(cls, raw: bytes) -> Self:
+        """Return the id of these bytes.
+
+        :raises ValueError: it is no id.
+        """
+        return cls(raw)
 
     @classmethod
     def from_hex(cls, text: str) -> Self:
@@ -172,20 +198,54 @@ class _LongID:
     def __hash__(self) -> int:
         return hash(self._raw)
 
+    def __reduce__(self) -> tuple[type[Self], tuple[bytes]]:
+        return type(self), (self._raw,)
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.hex()})"
 
 
-class PlacementGroupID(_LongID):
+class PlacementGroupID(BaseID):
     """The id of a placement group, all zero for none."""
 
     __slots__ = ()
 
 
-class ActorID(_LongID):
+class ActorID(BaseID):
     """The id of an actor."""
 
     __slots__ = ()
 
-    def __reduce__(self) -> tuple[type[PlacementGroupID], tuple[bytes]]:
-        return PlacementGroupID, (self._raw,)
+
+class TaskID(BaseID):
+    """The id of a call."""
+
+    __slots__ = ()
+
+
+class NodeID(BaseID):
+    """The id of a node."""
+
+    __slots__ = ()
+
+
+class JobID(BaseID):
+    """The id of a job: the caller id of its driver."""
+
+    __slots__ = ()
+
+    SIZE = CALLER_BYTES
+
+
+class WorkerID(BaseID):
+    """The id of a process that makes calls."""
+
+    __slots__ = ()
+
+    SIZE = CALLER_BYTES
+
+
+class UniqueID(BaseID):
+    """An id of anything else."""
+
+    __slots__ = ()

@@ -8,7 +8,7 @@ from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import Any
 
 from celery_actors.runtime_env import RuntimeEnv
-from celery_actors.scheduling import check_strategy, label_rules
+from celery_actors.scheduling import check_strategy, label_rules, of_former_options
 
 __all__ = [
     "METHOD_OPTIONS",
@@ -151,8 +151,7 @@ class ActorOptions:
 
         :raises TypeError: there is no such option; the message names the near ones.
         """
-        _check_names(type(self), changes, "an actor")
-        return replace(self, **changes)
+        return replace(self, **_checked(type(self), of_former_options(changes), "an actor"))
 
     def requested(self) -> dict[str, int]:
         """Return what the actor holds, in units of 1/10000."""
@@ -205,8 +204,7 @@ class TaskOptions:
 
         :raises TypeError: there is no such option; the message names the near ones.
         """
-        _check_names(type(self), changes, "a task")
-        return replace(self, **changes)
+        return replace(self, **_checked(type(self), of_former_options(changes), "a task"))
 
     def requested(self) -> dict[str, int]:
         """Return what the task holds, in units of 1/10000."""
@@ -245,8 +243,7 @@ class MethodOptions:
 
         :raises TypeError: there is no such option; the message names the near ones.
         """
-        _check_names(type(self), changes, "a method")
-        return replace(self, **changes)
+        return replace(self, **_checked(type(self), changes, "a method"))
 
 
 def _check_returns(value: Any) -> None:
@@ -286,7 +283,7 @@ def _check_name(what: str, value: Any) -> None:
         raise ValueError(f"{what} must not be empty")
 
 
-def _check_names(kind: type, changes: Mapping[str, Any], what: str) -> None:
+def _checked(kind: type, changes: Mapping[str, Any], what: str) -> Mapping[str, Any]:
     known = [f.name for f in fields(kind)]
     for name in changes:
         if name not in known:
@@ -295,3 +292,4 @@ def _check_names(kind: type, changes: Mapping[str, Any], what: str) -> None:
                 f"; did you mean {' or '.join(near)}?" if near else f"; known: {', '.join(known)}"
             )
             raise UnknownOption(f"{name!r} is no option of {what}{hint}")
+    return changes

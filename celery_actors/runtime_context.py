@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery_actors.client.current import require_process
 from celery_actors.control import amounts
-from celery_actors.ids import celery_id
+from celery_actors.ids import ActorID, JobID, NodeID, TaskID, celery_id
 from celery_actors.runtime_env import RuntimeEnv
 from celery_actors.worker.context import current_assignment
 
@@ -57,6 +57,29 @@ class RuntimeContext:
     def get_actor_name(self) -> str | None:
         """Return the actor's name, empty if it has none; ``None``: this is no actor."""
         return None if self._assignment.actor_id is None else self._assignment.actor_name
+
+    @property
+    def job_id(self) -> JobID:
+        """The id of the job, as an object (Ray's former way)."""
+        return JobID.from_hex(self.get_job_id())
+
+    @property
+    def node_id(self) -> NodeID:
+        """The id of the node, as an object; that of nothing where there is none."""
+        found = self.get_node_id()
+        return NodeID.nil() if found is None else NodeID.from_hex(found)
+
+    @property
+    def actor_id(self) -> ActorID | None:
+        """The id of the actor that this process is, as an object; ``None``: it is none."""
+        found = self.get_actor_id()
+        return None if found is None else ActorID.from_hex(found)
+
+    @property
+    def task_id(self) -> TaskID | None:
+        """The id of the call that runs here, as an object; ``None``: none does."""
+        found = self.get_task_id()
+        return None if found is None else TaskID.from_hex(found)
 
     def get_task_id(self) -> str | None:
         """Return the id of the call that runs here; ``None``: none does.

@@ -22,6 +22,7 @@ __all__ = [
     "SchedulingStrategy",
     "check_strategy",
     "label_rules",
+    "of_former_options",
     "target_of",
 ]
 
@@ -182,6 +183,47 @@ def check_strategy(strategy: Any) -> None:
         raise TypeError(f"scheduling_strategy must be one of {choices}, not {strategy!r:.100}")
     if strategy not in _NAMES:
         raise ValueError(f"scheduling_strategy {strategy!r} is not known; there are: {choices}")
+
+
+_GROUP_OPTIONS = (
+    "placement_group",
+    "placement_group_bundle_index",
+    "placement_group_capture_child_tasks",
+)
+
+
+def of_former_options(options: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Turn Ray's former options for placement groups into a ``scheduling_strategy``.
+
+    Before it had strategies, an actor or task was put into a group by ``placement_group=``,
+    ``placement_group_bundle_index=`` and ``placement_group_capture_child_tasks=``.  Programs that
+    still do so work.  ``accelerator_type=None``, Ray's default, asks for nothing.
+
+    :raises ValueError: a strategy is given as well, or ``accelerator_type`` names one.
+    """
+    found = {name: options[name] for name in _GROUP_OPTIONS if name in options}
+    if not found and "accelerator_type" not in options:
+        return options
+    rest = {name: value for name, value in options.items() if name not in found}
+    kind = rest.pop("accelerator_type", None)
+    if kind is not None:
+        raise ValueError(
+            f"accelerator_type={kind!r}: nodes don't tell their accelerators' types here; give the "
+            "nodes a label or a resource for it, and ask for that by label_selector or resources"
+        )
+    group = found.get("placement_group", "default")
+    if isinstance(group, str):
+        if group != "default":
+            raise TypeError(f"placement_group must be a PlacementGroup, not {group!r}")
+        return rest
+    if rest.get("scheduling_strategy") is not None:
+        raise ValueError(
+            "placement_group= and scheduling_strategy= say both where it runs: leave one out"
+        )
+    index = found.get("placement_group_bundle_index", -1)
+    captures = found.get("placement_group_capture_child_tasks")
+    strategy = PlacementGroupSchedulingStrategy(group, index, captures)
+    return {**rest, "scheduling_strategy": strategy}
 
 
 def label_rules(selector: Mapping[str, str] | None) -> tuple[LabelRule, ...]:

@@ -39,6 +39,7 @@ from celery_actors.local.address import (
     ClusterAddress,
 )
 from celery_actors.local.node_options import NodeOptions
+from celery_actors.logging_config import LoggingConfig
 from celery_actors.runtime_env import RuntimeEnv
 from celery_actors.store.connection import explain_redis
 from celery_actors.store.rights import check_redis
@@ -131,6 +132,8 @@ def init(
     runtime_env: Mapping[str, Any] | None = None,
     ignore_reinit_error: bool = False,
     log_to_driver: bool = True,
+    logging_config: LoggingConfig | None = None,
+    local_mode: bool = False,
     **rays: Any,
 ) -> SessionInfo:
     """Connect this program to a cluster, or start one of its own.
@@ -150,13 +153,16 @@ def init(
         :class:`celery_actors.runtime_env.RuntimeEnv`); this program itself stays as it is.
     :param ignore_reinit_error: a second ``init()`` is then no error.
     :param log_to_driver: show what actors of a private cluster print.
+    :param logging_config: how this program's root logger writes.
+    :param local_mode: True is refused: Ray has deprecated it, and a private cluster is here soon.
     :param rays: options of Ray's ``init`` for what is not here (its dashboard, its object
         store's size, its loggers) are accepted and ignored.
     :raises TypeError: there is no such option; the message names the near ones.
     :raises ConnectionFailed: RabbitMQ or Redis can't be reached, or refuses.
     :raises ConfigurationError: the settings contradict each other, or there is no key.
     :raises LocalClusterError: the private cluster did not start.
-    :raises ValueError: ``runtime_env`` has an unknown field, or a directory that is not there.
+    :raises ValueError: ``runtime_env`` has an unknown field, or a directory that is not there; or
+        ``local_mode`` is True.
     :raises RuntimeEnvSetupError: the files of ``runtime_env`` can't be packaged.
 
     Example::
@@ -165,6 +171,13 @@ def init(
         ray.init(num_gpus=8)
     """
     _check_rays_options(rays)
+    if local_mode:
+        raise ValueError(
+            "local_mode=True is not there: leave it out, and init() starts a private cluster, "
+            "which takes some seconds and ends with this program"
+        )
+    if logging_config is not None:
+        logging_config.apply()
     with _session.lock:
         if is_initialized():
             if ignore_reinit_error and _session.info is not None:
@@ -225,7 +238,6 @@ _RAYS_OPTIONS = frozenset(
         "enable_resource_isolation",
         "include_dashboard",
         "job_config",
-        "logging_config",
         "logging_format",
         "logging_level",
         "object_store_memory",
@@ -245,6 +257,8 @@ _OWN_OPTIONS = (
     "runtime_env",
     "ignore_reinit_error",
     "log_to_driver",
+    "logging_config",
+    "local_mode",
 )
 
 

@@ -49,6 +49,7 @@ class Nodes:
                 json.dumps({kind: str(n) for kind, n in node.resources.items() if n > 0}),
                 json.dumps(sorted(node.gpus)),
                 node.cores,
+                node.address,
             )
         )
         if answer.get("taken"):
@@ -109,6 +110,7 @@ def _node(node_id: bytes, lease_ends: bytes, reservations: int, flat: list[bytes
         joined_at=seconds(fields["joined"]),
         lease_ends=seconds(lease_ends),
         cores=int(fields["cores"]),
+        address=fields["address"].decode(),
     )
 
 

@@ -75,6 +75,7 @@ class NodeSpec:
 
     :ivar gpus: the ids behind ``resources["GPU"]``.
     :ivar cores: that its processes may use, whatever CPUs it was declared to have.
+    :ivar address: its IP address, as others see it.
     """
 
     node_id: str
@@ -85,6 +86,7 @@ class NodeSpec:
     gpus: tuple[int, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
     cores: int = 1
+    address: str = "127.0.0.1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +111,7 @@ class NodeRecord:
     joined_at: float
     lease_ends: float
     cores: int
+    address: str
 
     @property
     def shown_labels(self) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -35,10 +34,13 @@ class ActorPool:
     """
 
     def __init__(self, actors: Iterable[ActorHandle[Any]]) -> None:
-        self._idle: list[ActorHandle[Any]] = list(actors)
-        self._running: dict[int, tuple[_Future, ActorHandle[Any]]] = {}
-        self._waiting: deque[tuple[_Work, Any]] = deque()
-        self._count = 0
+        # Under Ray's names, since public programs extend the pool by these.
+        self._idle_actors: list[ActorHandle[Any]] = list(actors)
+        self._future_to_actor: dict[Any, tuple[int, ActorHandle[Any]]] = {}
+        self._index_to_future: dict[int, _Future] = {}  # in the order of submission
+        self._next_task_index = 0
+        self._next_return_index = 0
+        self._pending_submits: list[tuple[_Work, Any]] = []
 
     def map(self, function: Callable[[Any, V], _Future], values: Iterable[V]) -> Iterator[Any]:
         """Apply ``function`` to actors and values; iterate over the results in their order.
@@ -48,7 +50,7 @@ class ActorPool:
         :param function: is given an actor and a value, and returns a ref.
         :raises: on iteration what :meth:`get_next` raises.
         """
-        self._forget()
+        self._forget_all()
         for value in values:
             self.submit(function, value)
         return self._results(self.get_next)
@@ -57,7 +59,7 @@ class ActorPool:
         self, function: Callable[[Any, V], _Future], values: Iterable[V]
     ) -> Iterator[Any]:
         """As :meth:`map`, but results come as they are ready."""
-        self._forget()
+        self._forget_all()
         for value in values:
             self.submit(function, value)
         return self._results(self.get_next_unordered)
@@ -68,16 +70,18 @@ class ActorPool:
         An actor is free once its result was returned by :meth:`get_next` or
         :meth:`get_next_unordered`.
         """
-        if not self._idle:
-            self._waiting.append((function, value))
+        if not self._idle_actors:
+            self._pending_submits.append((function, value))
             return
-        actor = self._idle.pop()
-        self._running[self._count] = function(actor, value), actor
-        self._count += 1
+        actor = self._idle_actors.pop()
+        index, future = self._next_task_index, function(actor, value)
+        self._future_to_actor[_key(future)] = index, actor
+        self._index_to_future[index] = future
+        self._next_task_index += 1
 
     def has_next(self) -> bool:
         """Whether there is a result that was not returned yet."""
-        return bool(self._running)
+        return bool(self._future_to_actor)
 
     def get_next(self, timeout: float | None = None, ignore_if_timedout: bool = False) -> Any:
         """Return the result of what was submitted first of all that is left.
@@ -90,8 +94,8 @@ class ActorPool:
         :raises: what the call raised.
         """
         self._check_left()
-        index = next(iter(self._running))
-        refs = _refs(self._running[index][0])
+        index = next(iter(self._index_to_future))
+        refs = _refs(self._index_to_future[index])
         ready = timeout is None or len(wait(refs, num_returns=len(refs), timeout=timeout)[1]) == 0
         return self._take(index, ready, timeout, ignore_if_timedout)
 
@@ -101,68 +105,72 @@ class ActorPool:
         """Return a result that is ready, whichever it is; else as :meth:`get_next`."""
         self._check_left()
         # The values of one call are there together: its first one tells.
-        first = {_refs(future)[0]: index for index, (future, _) in self._running.items()}
+        first = {_refs(future)[0]: index for index, future in self._index_to_future.items()}
         ready, _ = wait(list(first), num_returns=1, timeout=timeout)
-        index = first[ready[0]] if ready else next(iter(self._running))
+        index = first[ready[0]] if ready else next(iter(self._index_to_future))
         return self._take(index, bool(ready), timeout, ignore_if_timedout)
 
     def has_free(self) -> bool:
         """Whether an actor is idle and no work waits for one."""
-        return bool(self._idle) and not self._waiting
+        return bool(self._idle_actors) and not self._pending_submits
 
     def pop_idle(self) -> ActorHandle[Any] | None:
         """Take an idle actor out of the pool; ``None``: there is none."""
-        return self._idle.pop() if self.has_free() else None
+        return self._idle_actors.pop() if self.has_free() else None
 
     def push(self, actor: ActorHandle[Any]) -> None:
         """Add an actor.
 
         :raises ValueError: it is in the pool already.
         """
-        if actor in self._idle or any(actor == busy for _, busy in self._running.values()):
+        busy = any(actor == other for _, other in self._future_to_actor.values())
+        if busy or actor in self._idle_actors:
             raise ValueError(f"{actor!r} is in the pool already")
-        self._free(actor)
+        self._return_actor(actor)
 
     # -- within ----------------------------------------------------------------------
 
     def _check_left(self) -> None:
-        if not self._running:
+        if not self._future_to_actor:
             raise StopIteration("no result is left: all that were submitted were returned")
 
     def _take(self, index: int, ready: bool, timeout: float | None, ignore: bool) -> Any:
-        future, actor = self._running[index]
         if not ready:
             message = f"the next result was not there after {timeout:g} s"
             if ignore:
-                del self._running[index]
-                self._free(actor)
+                future, actor = self._forget(index)
+                self._return_actor(actor)
                 message += f"; that of {future!r} will not be returned any more"
             raise TimeoutError(message)
-        del self._running[index]
+        future, actor = self._forget(index)
         try:
             value = get(future)
         except ActorDiedError:
-            self._start_waiting()
+            self._submit_pending()
             raise
         except BaseException:
-            self._free(actor)
+            self._return_actor(actor)
             raise
-        self._free(actor)
+        self._return_actor(actor)
         return value
 
-    def _free(self, actor: ActorHandle[Any]) -> None:
-        self._idle.append(actor)
-        self._start_waiting()
+    def _forget(self, index: int) -> tuple[_Future, ActorHandle[Any]]:
+        """Take what is at that place out; returns it, and the actor that is free then."""
+        future = self._index_to_future.pop(index)
+        self._next_return_index = max(self._next_return_index, index + 1)
+        return future, self._future_to_actor.pop(_key(future))[1]
 
-    def _start_waiting(self) -> None:
-        if self._waiting and self._idle:
-            self.submit(*self._waiting.popleft())
+    def _return_actor(self, actor: ActorHandle[Any]) -> None:
+        self._idle_actors.append(actor)
+        self._submit_pending()
 
-    def _forget(self) -> None:
-        while self._running:
-            index = next(iter(self._running))
-            _, actor = self._running.pop(index)
-            self._free(actor)
+    def _submit_pending(self) -> None:
+        if self._pending_submits and self._idle_actors:
+            self.submit(*self._pending_submits.pop(0))
+
+    def _forget_all(self) -> None:
+        while self._index_to_future:
+            self._return_actor(self._forget(next(iter(self._index_to_future)))[1])
 
     def _results(self, next_result: Callable[[], Any]) -> Iterator[Any]:
         while self.has_next():
@@ -171,3 +179,7 @@ class ActorPool:
 
 def _refs(future: _Future) -> Sequence[ObjectRef[Any]]:
     return list(future) if isinstance(future, (list, tuple)) else [future]
+
+
+def _key(future: _Future) -> Any:
+    return tuple(future) if isinstance(future, list) else future

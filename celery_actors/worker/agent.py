@@ -33,7 +33,7 @@ from celery_actors.store.express import express_path
 from celery_actors.store.rights import check_redis
 from celery_actors.store.segments import make_store, send_segment
 from celery_actors.store.shm import Segment, SharedMemoryStore
-from celery_actors.store.whereabouts import BOOT, whereabouts
+from celery_actors.store.whereabouts import BOOT, get_node_ip_address, store_capacity, whereabouts
 from celery_actors.worker.children import Child, Children
 from celery_actors.worker.environment_cache import EnvironmentCache
 from celery_actors.worker.environments import report_failure, unstarted
@@ -76,6 +76,7 @@ class NodeAgent:
         self._actors_settings = settings.for_actors()
         self.node_id = os.urandom(16).hex()
         self.host = socket.gethostname()
+        self._address = get_node_ip_address()
         self.name = name or f"{self.host}-{self.node_id[:6]}"
         self.queue = node_queue_name(self.node_id)
         self._resources = resources
@@ -209,7 +210,12 @@ class NodeAgent:
         check_redis(self._redis, self.settings, serves=True)
         self.postman.declare(self.queue)
         found = self._resources
-        resources = {"CPU": units(found.cpus), "memory": units(found.memory)}
+        resources = {
+            "CPU": units(found.cpus),
+            "memory": units(found.memory),
+            "object_store_memory": units(store_capacity(self.settings)),
+            f"node:{self._address}": units(1),  # by it programs of Ray's choose a node
+        }
         if found.gpus:
             resources["GPU"] = units(len(found.gpus))
         resources.update((name, units(amount)) for name, amount in found.custom.items())
@@ -222,6 +228,7 @@ class NodeAgent:
             gpus=tuple(gpu.index for gpu in found.gpus),
             labels=self._labels,
             cores=found.cores,
+            address=self._address,
         )
         try:
             placements = self._control.register_node(spec, self.settings.lease)

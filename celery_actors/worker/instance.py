@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable, Sequence
+from inspect import getattr_static
 from typing import Any
 
 from celery_actors import serialization
@@ -110,6 +111,11 @@ class Instance:
         if self.is_executor:
             function: Callable[..., Any] = self.definition(method)
             return function
+        if method in getattr(self.object, "__dict__", ()):
+            # An attribute of the object has the method's name.  Callers mean the class's method.
+            kind = type(self.object)
+            found: Any = getattr_static(kind, method)
+            return found.__get__(self.object, kind) if hasattr(found, "__get__") else found
         bound: Callable[..., Any] = getattr(self.object, method)
         return bound
 

@@ -1,7 +1,7 @@
 -- needs: base placement
--- id, name, host, pid, labels, lease (ms), totals (JSON kind -> amount), gpu ids (JSON), cores
+-- id, name, host, pid, labels, lease (ms), totals (JSON kind -> amount), gpu ids (JSON), cores, address
 -- The name of a node whose lease has ended is free: its janitor may be slower than its successor.
-local id, name, host, pid, labels, lease, totals, gpus, cores = unpack(ARGV, 3)
+local id, name, host, pid, labels, lease, totals, gpus, cores, address = unpack(ARGV, 3)
 local holder = call('HGET', key.node_names, name)
 if holder and holder ~= id then
   local ends = call('ZSCORE', key.nodes, holder)
@@ -12,7 +12,7 @@ call('HSET', key.node_names, name, id)
 call('ZADD', key.nodes, now + tonumber(lease), id)
 if is_new then
   call('HSET', key.node(id), 'name', name, 'host', host, 'pid', pid, 'labels', labels,
-    'cores', cores, 'joined', now)
+    'cores', cores, 'address', address, 'joined', now)
   for kind, amount in pairs(cjson.decode(totals)) do
     call('HSET', key.node(id), 't:' .. kind, amount, 'f:' .. kind, amount)
   end

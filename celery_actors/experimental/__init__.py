@@ -1,0 +1,1 @@
+"""What Ray's programs find in ``ray.experimental``."""
