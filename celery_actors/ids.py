@@ -146,7 +146,7 @@ class BaseID:
 
     def __init__(self, raw: bytes) -> None:
         if len(raw) != self.SIZE:
-            raise ValueError(f"a {type(self).__name__} has {self.SIZE} bytes, not {len(raw)}")
+            raise ValueError(f"such an id has {self.SIZE} bytes, not {len(raw)}")
         self._raw = bytes(raw)
 
     @classmethod

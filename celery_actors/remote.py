@@ -6,6 +6,7 @@ import inspect
 import logging
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import (
     TYPE_CHECKING,
@@ -134,6 +135,19 @@ def _own_paths() -> tuple[str, ...]:
     return tuple(
         str(path) for path in folders if not str(path).startswith(libraries) and path.is_dir()
     )
+
+
+@dataclass(frozen=True, slots=True)
+class ActorClassMetadata:
+    """What Ray's programs read of ``Class.__ray_metadata__``.
+
+    Attributes:
+        modified_class: The decorated class itself.
+        class_name: Its name.
+    """
+
+    modified_class: type[Any]
+    class_name: str
 
 
 class ActorClassInheritanceException(TypeError):
@@ -375,6 +389,11 @@ class ActorClass(Generic[T]):
 
         def __subclasscheck__(self, subclass: type) -> bool:
             return issubclass(subclass, self.__kind)
+
+    @property
+    def __ray_metadata__(self) -> ActorClassMetadata:
+        """The class behind this name."""
+        return ActorClassMetadata(self.__kind, self.__kind.__qualname__)
 
     def __dir__(self) -> list[str]:
         return sorted({*object.__dir__(self), *dir(self.__kind)})

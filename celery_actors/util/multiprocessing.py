@@ -76,17 +76,14 @@ def _work(
     :param most: pieces of work after which the actor is replaced (``maxtasksperchild``).
     """
     actor, done = actors.make(initializer, initargs), 0
-    while most is None or done < most:
-        item = tasks.get()
-        if item is None:
-            break
-        job, place, function, args, kwargs = item
+    for job, place, function, args, kwargs in iter(tasks.get, None):
         went_well, value = _outcome(actor, function, args, kwargs)
         results.put((job, place, (went_well, value)))
         done += 1
-        if not went_well and isinstance(value, ActorError):
+        died = not went_well and isinstance(value, ActorError)
+        if died or done == most:
             actors.let_go(actor)
-            actor = actors.make(initializer, initargs)
+            actor, done = actors.make(initializer, initargs), 0
     actors.let_go(actor)
 
 

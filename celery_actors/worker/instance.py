@@ -115,7 +115,8 @@ class Instance:
             # An attribute of the object has the method's name.  Callers mean the class's method.
             kind = type(self.object)
             found: Any = getattr_static(kind, method)
-            return found.__get__(self.object, kind) if hasattr(found, "__get__") else found
+            own: Callable[..., Any] = found.__get__(self.object, kind)
+            return own
         bound: Callable[..., Any] = getattr(self.object, method)
         return bound
 
