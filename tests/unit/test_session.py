@@ -19,7 +19,7 @@ def test_an_unknown_option_names_the_near_ones() -> None:
         TypeError, match=r"'num_cpu' is no option of init\(\); did you mean num_cpus"
     ):
         celery_actors.init(num_cpu=2)
-    with pytest.raises(TypeError, match="local_mode"):
+    with pytest.raises(ValueError, match="local_mode=True is not there"):
         celery_actors.init(local_mode=True)
     assert not celery_actors.is_initialized()
 
