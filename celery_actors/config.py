@@ -50,6 +50,8 @@ class Settings:
     batch_calls: int = 128
     batch_bytes: int = 96 * 1024
     """A message carries at most so many calls and bytes (frame_max is 128 KiB)."""
+    exit_timeout: float = 30.0
+    """An actor that ends has so long for its exit handlers and threads; then it is killed."""
     shared_memory_dir: str = "/dev/shm"
     spill_dir: str = ""
     """Where large values go when memory is full; empty: a directory of the system's."""
@@ -139,6 +141,7 @@ _OVERRIDABLE = (
     "window_bytes",
     "batch_calls",
     "batch_bytes",
+    "exit_timeout",
     "shared_memory_dir",
     "spill_dir",
     "allow_plain",

@@ -6,10 +6,19 @@ Every class derives from :class:`ActorsError`, which Ray's programs know as
 
 from __future__ import annotations
 
-from typing import Any
+import sys
+from typing import NamedTuple, SupportsIndex
 
 from celery_actors.control.errors import GroupNameTaken, NodeNameTaken
 from celery_actors.control.errors import InsufficientResources as Shortage
+from celery_actors.error_copies import (
+    assemble,
+    attributes_of,
+    carried,
+    derive,
+    from_carried,
+    state_of,
+)
 
 __all__ = [
     "ActorAlreadyExistsError",
@@ -225,53 +234,120 @@ class TaskError(ActorsError):
     ) -> None:
         # Not super(): in the derived classes that would run the user's own __init__.
         Exception.__init__(self, function_name, remote_traceback, cause)
-        self.function_name = function_name
-        self.remote_traceback = remote_traceback
-        self.cause = cause
+        _tell(self, Told(function_name, remote_traceback, cause))
 
     def __str__(self) -> str:
-        return f"{self.function_name} raised:\n{self.remote_traceback.rstrip()}"
+        told = told_by(self)
+        return f"{told.function_name} raised:\n{told.remote_traceback.rstrip()}"
 
     def as_instanceof_cause(self) -> TaskError:
         """Return this error as an instance of the user's exception class as well.
 
-        Follows Ray's ``RayTaskError.as_instanceof_cause``.  Where the class can't be
-        derived from (it is final, or its layout conflicts), the plain error is returned.
+        Follows Ray's ``RayTaskError.as_instanceof_cause``.  None of the user's code runs.
+        A ``KeyboardInterrupt`` would end the program that gets it as if by Ctrl-C: the error is
+        a :class:`TaskCancelledError` in its place (as Ray's).  Where the class can't be derived
+        from (its layout conflicts), the plain error is returned.
         """
-        cause = self.cause
+        cause = told_by(self).cause
         if cause is None or isinstance(cause, TaskError):
             return cause if isinstance(cause, TaskError) else self
-        kind = type(cause)
         try:
-            name = f"TaskError({kind.__name__})"
-            derived: type[TaskError] = type(
-                name, (_DerivedTaskError, kind), {"__module__": __name__, "__qualname__": name}
-            )
-            # The user's own __new__ and __init__ may want any arguments: they are not run.
-            builtin: Any = next(b for b in derived.__mro__ if b.__module__ == "builtins")
-            error: TaskError = builtin.__new__(derived, *cause.args)
-            builtin.__init__(error, *cause.args)
-            if isinstance(error, OSError) and isinstance(cause, OSError):
-                error.filename, error.filename2 = cause.filename, cause.filename2
-            error.__dict__.update(getattr(cause, "__dict__", {}))
-            error.function_name = self.function_name
-            error.remote_traceback = self.remote_traceback
-            error.cause = cause
-            error.args = cause.args
-        except TypeError:  # a layout conflict, or a class that forbids subclasses
+            return _derived(told_by(self), cause)
+        except KeyboardInterrupt:  # Ctrl-C, here
+            raise
+        except BaseException:  # noqa: BLE001 - of a user's metaclass, which may raise anything
             return self
-        return error
+
+
+class Told(NamedTuple):
+    """What a :class:`TaskError` says (see its attributes)."""
+
+    function_name: str
+    remote_traceback: str
+    cause: BaseException | None
+
+
+#: Under which a TaskError keeps what it says.  The user's class may have properties of its own
+#: that are called as ours are, so that its attributes are for people only.
+_TOLD = "_celery_actors_told"
+
+
+def told_by(error: TaskError) -> Told:
+    """Return what a :class:`TaskError` says, whatever the user's class makes of attributes."""
+    told = attributes_of(error).get(_TOLD)
+    return told if isinstance(told, Told) else Told(type(error).__qualname__, "", None)
+
+
+def _tell(error: TaskError, told: Told) -> None:
+    attributes_of(error).update(told._asdict(), **{_TOLD: told})
 
 
 class _DerivedTaskError(TaskError):
-    """What the derived classes share; pickles back through the plain error."""
+    """What the derived classes share; pickles back through the plain error.
 
-    def __reduce__(self) -> tuple[object, tuple[str, str, BaseException | None]]:
-        return _rebuild, (self.function_name, self.remote_traceback, self.cause)
+    An exception is written to while it is raised, hashed by who reports it, and copied: these
+    work, whatever the user's class says.
+    """
+
+    __hash__ = BaseException.__hash__
+    __setattr__ = BaseException.__setattr__
+    __delattr__ = BaseException.__delattr__
+
+    def __init_subclass__(cls) -> None:
+        """Not the user's, which may refuse, or keep a list of subclasses."""
+
+    def __reduce_ex__(self, _protocol: SupportsIndex) -> tuple[object, tuple[object, ...]]:
+        told = told_by(self)
+        assert told.cause is not None
+        return _rebuild, (told.function_name, told.remote_traceback, carried(told.cause))
+
+    def __copy__(self) -> TaskError:
+        return TaskError(*told_by(self)).as_instanceof_cause()
 
 
-def _rebuild(function_name: str, traceback: str, cause: BaseException | None) -> TaskError:
-    return TaskError(function_name, traceback, cause).as_instanceof_cause()
+def _rebuild(function_name: str, traceback: str, cause: object) -> TaskError:
+    return TaskError(function_name, traceback, from_carried(cause)).as_instanceof_cause()
+
+
+def _derived(told: Told, cause: BaseException) -> TaskError:
+    bases: list[type[BaseException]] = [_DerivedTaskError]
+    kind, state = type(cause), state_of(cause)
+    ends_program = issubclass(kind, (KeyboardInterrupt, SystemExit))
+    if ends_program or _is_asyncio_cancellation(kind):
+        bases.append(TaskCancelledError)
+    if ends_program:
+        state = state._replace(members={})
+    else:
+        bases.append(kind)
+    name = f"TaskError({kind.__name__})"
+    namespace = {"__module__": __name__, "__qualname__": name}
+    error = assemble(derive(name, tuple(dict.fromkeys(bases)), namespace), state)
+    assert isinstance(error, TaskError)
+    _tell(error, told)
+    return error
+
+
+def _is_asyncio_cancellation(kind: type[BaseException]) -> bool:
+    asyncio = sys.modules.get("asyncio")  # where nobody imported it there is no such class
+    return asyncio is not None and issubclass(kind, asyncio.CancelledError)
+
+
+class _FutureStopped(TaskError, RuntimeError):
+    """A StopIteration that a future can carry (see :func:`carried_by_future`)."""
+
+
+def carried_by_future(error: BaseException) -> BaseException:
+    """Return an error in a form that futures, and those who await them, take for an error.
+
+    ``StopIteration`` would end the coroutine that awaits it as if with a value; Python makes a
+    ``RuntimeError`` of it elsewhere (PEP 479).  asyncio takes ``CancelledError`` for the
+    cancellation of the task that awaits it.
+    """
+    if not isinstance(error, TaskError):
+        return error
+    if isinstance(error, StopIteration):
+        return _FutureStopped(*told_by(error))
+    return TaskError(*told_by(error)) if _is_asyncio_cancellation(type(error)) else error
 
 
 RayActorError = ActorError

@@ -9,6 +9,7 @@ from concurrent.futures import Future
 from enum import Enum
 from typing import Any
 
+from celery_actors.exceptions import carried_by_future
 from celery_actors.protocol.signing import SIGNATURE_BYTES
 from celery_actors.protocol.values import Copy, ValueFlag
 
@@ -224,6 +225,6 @@ def complete(future: Future[Any], load: Callable[[], Any]) -> None:
     try:
         value = load()
     except BaseException as error:  # noqa: BLE001 - the future carries it
-        future.set_exception(error)
+        future.set_exception(carried_by_future(error))
     else:
         future.set_result(value)

@@ -27,6 +27,7 @@ from celery_actors.exceptions import (
     OwnerDiedError,
     RuntimeEnvSetupError,
     TaskError,
+    told_by,
 )
 from celery_actors.ids import CALLER_BYTES, object_id
 from celery_actors.protocol.withdrawals import decode_withdrawal
@@ -64,7 +65,7 @@ def death_of(process: Process, actor: bytes, record: ActorRecord | None) -> Acto
             return RuntimeEnvSetupError(f"{who}{cause}")
         except Exception as cause:  # noqa: BLE001 - the user's own exception becomes the cause
             if isinstance(cause, TaskError):
-                told = f"{error.args[0]}\n{cause.remote_traceback.rstrip()}"
+                told = f"{error.args[0]}\n{told_by(cause).remote_traceback.rstrip()}"
                 error = ActorDiedError(told, actor.hex())
             error.__cause__ = cause
     return error

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import traceback
+import logging
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from celery_actors import serialization
-from celery_actors.exceptions import ActorsError, ObjectLostError, TamperedError, TaskError
+from celery_actors.error_copies import carried, from_carried
+from celery_actors.exceptions import (
+    ActorsError,
+    ObjectLostError,
+    TamperedError,
+    TaskError,
+    told_by,
+)
 from celery_actors.flat import Frame
 from celery_actors.protocol.signing import SIGNATURE_BYTES, Signer
 from celery_actors.protocol.values import (
@@ -23,8 +30,11 @@ from celery_actors.protocol.values import (
 )
 from celery_actors.serialization import Dumped
 from celery_actors.store.shm import Segment
+from celery_actors.tracebacks import formatted, shown
 
 __all__ = ["Codec"]
+
+logger = logging.getLogger(__name__)
 
 _DIGEST_BYTES = 16
 
@@ -83,18 +93,22 @@ class Codec:
 
     def encode_error(self, oid: bytes, error: BaseException) -> bytes:
         """Return the stored form of an error; getting it raises."""
-        try:
-            dumped = serialization.dumps(error, lambda: "the error of a call")
-            serialization.loads(dumped.frames)
-        except Exception:  # noqa: BLE001 - a user's exception may fail in any way
-            # The traceback as text always travels.
-            if isinstance(error, TaskError):
-                plain = TaskError(error.function_name, error.remote_traceback)
-            else:
-                text = "".join(traceback.format_exception(error))
-                plain = TaskError("a call", text)
-            dumped = serialization.dumps(plain, lambda: "the error of a call")
+        return self.encode_dumped_error(oid, self.dump_error(error))
+
+    def encode_dumped_error(self, oid: bytes, dumped: Dumped) -> bytes:
+        """As :meth:`encode_error`, of what :meth:`dump_error` returned."""
         return self.encode(oid, dumped, ValueFlag.ERROR)
+
+    def dump_error(self, error: BaseException) -> Dumped:
+        """Pickle an error; of one that can't be pickled, the traceback as text."""
+        if isinstance(error, TaskError):
+            return _dump_task_error(*told_by(error))
+        try:
+            dumped = serialization.dumps(error, _what)
+            serialization.loads(dumped.frames)
+        except BaseException:  # noqa: BLE001 - a user's exception may fail in any way
+            return _dump_task_error("a call", formatted(error), None)
+        return dumped
 
     def verify(self, oid: bytes, blob: bytes) -> Value:
         """Verify a stored value without unpickling it.
@@ -121,8 +135,8 @@ class Codec:
         loaded = serialization.loads(self._frames(oid, value))
         if not value.flags & ValueFlag.ERROR:
             return loaded
-        if isinstance(loaded, TaskError):
-            raise loaded.as_instanceof_cause()
+        if isinstance(loaded, _DumpedTaskError):
+            raise _load_task_error(loaded).as_instanceof_cause()
         if isinstance(loaded, BaseException):
             raise loaded
         raise ActorsError(f"object {oid.hex()} is an error of no exception class: {loaded!r}")
@@ -157,3 +171,62 @@ class Codec:
                 "it was not unpickled"
             )
         return frames
+
+
+class _DumpedTaskError(NamedTuple):
+    """A :class:`TaskError` with its cause still pickled.
+
+    The getter may lack what the cause needs: then it gets the text, and not an error of
+    unpickling in its place.
+    """
+
+    function_name: str
+    remote_traceback: str
+    cause: bytes | None
+
+
+def _what() -> str:
+    return "the error of a call"
+
+
+def _dump_task_error(
+    function_name: str, remote_traceback: str, cause: BaseException | None
+) -> Dumped:
+    dumped = None if cause is None else _dump_cause(cause)
+    pickled = None if dumped is None else bytes(dumped.frames[0])
+    told = _DumpedTaskError(function_name, remote_traceback, pickled)
+    whole = serialization.dumps(told, _what)
+    if dumped is not None:  # it says what is inside the cause, too
+        whole.actors, whole.objects, whole.kept = dumped.actors, dumped.objects, dumped.kept
+    return whole
+
+
+def _dump_cause(cause: BaseException) -> Dumped | None:
+    """Pickle what user code raised; ``None``: it can't be, or nothing can be made of it again."""
+    return _dump_form(carried, cause) or _dump_form(_itself, cause)
+
+
+def _dump_form(form: Callable[[BaseException], object], cause: BaseException) -> Dumped | None:
+    try:
+        # In one frame, which is signed wherever the whole is kept.
+        dumped = serialization.dumps(form(cause), _what, in_band=True)
+        from_carried(serialization.loads(dumped.frames))
+    except BaseException:  # noqa: BLE001 - a user's exception may fail in any way
+        return None
+    return dumped
+
+
+def _itself(cause: BaseException) -> object:
+    return cause
+
+
+def _load_task_error(found: _DumpedTaskError) -> TaskError:
+    cause = None
+    if found.cause is not None:
+        try:
+            cause = from_carried(serialization.loads([found.cause]))
+        except KeyboardInterrupt:  # Ctrl-C, here
+            raise
+        except BaseException as error:  # noqa: BLE001 - a user's class may raise anything
+            logger.info("the exception of %s can't be unpickled: %s", found[0], shown(error))
+    return TaskError(found.function_name, found.remote_traceback, cause)

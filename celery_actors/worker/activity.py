@@ -8,16 +8,21 @@ stay exact).  The executors only append to a deque; the consumer's thread sends.
 from __future__ import annotations
 
 import time
-import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from celery.worker import state as worker_state
 
-from celery_actors.exceptions import ActorUnavailableError, TaskCancelledError
+from celery_actors.exceptions import (
+    ActorUnavailableError,
+    TaskCancelledError,
+    TaskError,
+    told_by,
+)
 from celery_actors.ids import celery_id
 from celery_actors.protocol.calls import Call
+from celery_actors.tracebacks import formatted, name_of, shown, text_of
 from celery_actors.worker.intake import PlainCall
 
 __all__ = ["MOST_A_SECOND", "Activity", "failure_of"]
@@ -182,8 +187,8 @@ class Activity:
         if error is None:
             self.events.append(("task-succeeded", fields | {"result": ""}))
         else:
-            trace = "".join(traceback.format_exception(error))
-            fields |= {"exception": repr(error)[:500], "traceback": trace[-4000:]}
+            raised = _raised(error)
+            fields |= {"exception": shown(raised)[:500], "traceback": formatted(raised)[-4000:]}
             self.events.append(("task-failed", fields))
         self.wake()
 
@@ -192,16 +197,20 @@ def failure_of(error: BaseException | None) -> tuple[str, str] | None:
     """Return the type of an error, under Ray's name, and its text; of none nothing."""
     if error is None:
         return None
-    kind = "TASK_EXECUTION_EXCEPTION"
-    if isinstance(error, TaskCancelledError):
+    kind, raised = "TASK_EXECUTION_EXCEPTION", _raised(error)
+    if issubclass(type(raised), TaskCancelledError):
         kind = "TASK_CANCELLED"
-    elif isinstance(error, ActorUnavailableError):
+    elif issubclass(type(raised), ActorUnavailableError):
         kind = "ACTOR_UNAVAILABLE"
-    try:
-        text = str(error)
-    except Exception as raised:  # noqa: BLE001 - a user's __str__ may raise anything
-        text = f"(its text can't be made: {type(raised).__name__})"
-    return kind, f"{type(error).__name__}: {text}"[:_SHOWN]
+    return kind, f"{name_of(raised)}: {text_of(raised)}"[:_SHOWN]
+
+
+def _raised(error: BaseException) -> BaseException:
+    """Return what user code raised, of what getters get."""
+    if not issubclass(type(error), TaskError):
+        return error
+    assert isinstance(error, TaskError)
+    return told_by(error).cause or error
 
 
 def _copied(ring: deque[tuple[Any, ...]]) -> list[tuple[Any, ...]]:

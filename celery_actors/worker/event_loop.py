@@ -9,21 +9,24 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from queue import SimpleQueue
 from typing import Any
 
-from celery_actors.exceptions import TaskCancelledError
 from celery_actors.protocol.calls import Call
 from celery_actors.protocol.concurrency import Concurrency
+from celery_actors.tracebacks import formatted
 from celery_actors.worker.executor import Executor
 from celery_actors.worker.intake import PLAIN_CALLER, PlainCall
 from celery_actors.worker.progress import Progress
 from celery_actors.worker.streams import produce_async
 
 __all__ = ["AsyncExecutor", "LoopInbox"]
+
+logger = logging.getLogger(__name__)
 
 _COLLECT_EVERY = 1.0
 
@@ -73,7 +76,7 @@ class AsyncExecutor(Executor):
     def construct(self) -> None:
         """Make the user's object on the loop; its ``__init__`` may be ``async def``."""
         asyncio.set_event_loop(self._loop)
-        self._loop.run_until_complete(self._instance.construct_async())
+        self._run_through(self._instance.construct_async())
 
     def shut_down(self, hook: Callable[[], Any]) -> None:
         """Run the user's hook for a graceful end; it may be ``async def``."""
@@ -83,11 +86,33 @@ class AsyncExecutor(Executor):
             if inspect.isawaitable(result):
                 await result
 
-        self._loop.run_until_complete(run())
+        self._run_through(run())
+
+    def _run_through(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Run a coroutine of ours to its end.
+
+        A task of user code's own that raises KeyboardInterrupt or SystemExit stops the loop,
+        beside giving it to who awaits the task: the loop goes on.
+        """
+        task = self._loop.create_task(coroutine)
+        while not task.done():
+            try:
+                self._loop.run_until_complete(task)
+            except BaseException as raised:
+                if task.done():  # it raised that itself
+                    raise
+                self._raised_outside(raised)
+
+    def _raised_outside(self, error: BaseException) -> None:
+        if isinstance(error, SystemExit):
+            self._runner.exited(error, "a task on its event loop")
+            self._over.set()
+        else:
+            logger.error("a task on the event loop raised:\n%s", formatted(error))
 
     def run(self) -> str:
         """Run until the actor is over and its tasks are at rest; returns why."""
-        self._loop.run_until_complete(self._serve())
+        self._run_through(self._serve())
         self._commits.settle()
         self._request_acks()
         assert self._runner.stop is not None
@@ -99,16 +124,16 @@ class AsyncExecutor(Executor):
         self._empty_inbox()
         await self._over.wait()
         # What runs ends first; if the actor did not end itself, also what was submitted.
-        if self._runner.ended_itself:
+        if self._runner.ending is not None:
             for group in self._groups.values():
                 group.waiting.clear()
-        while self._tasks:
-            await asyncio.wait(set(self._tasks))
+        while self._tasks and not self._runner.crashed:
+            await asyncio.wait(set(self._tasks), return_when=asyncio.FIRST_COMPLETED)
 
     def _empty_inbox(self) -> None:
         # Also of an actor that nobody holds any more: what still runs may have called it, and
         # wait for that.
-        while not self._loop_inbox.empty() and not self._runner.ended_itself:
+        while not self._loop_inbox.empty() and self._runner.ending is None:
             self._take(self._inbox.get_nowait())
         if self._runner.stop is not None:
             self._over.set()
@@ -149,9 +174,9 @@ class AsyncExecutor(Executor):
 
     def _done(self, group: _Group, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        if self._runner.ended_itself:
+        if self._runner.ending is not None:
             self._over.set()
-        if group.waiting and not self._runner.ended_itself:
+        if group.waiting and self._runner.ending is None:
             self._start(group, group.waiting.popleft())
         else:
             group.free += 1
@@ -176,13 +201,7 @@ class AsyncExecutor(Executor):
                     value = await produce_async(self._producer(run), run, value)
                 elif inspect.isawaitable(value):
                     value = await value
-            except SystemExit as exit_:
-                error = runner.exited(run, exit_)
-            except asyncio.CancelledError:
-                error = runner.cancelled(run)
-            except TaskCancelledError as raised:
-                error = raised
-            except Exception as raised:  # noqa: BLE001 - user code raises anything; the getter gets it
+            except BaseException as raised:  # noqa: BLE001 - see worker.raised
                 if runner.runs_again(run, raised):
                     continue
                 error = raised
@@ -197,11 +216,11 @@ class AsyncExecutor(Executor):
     async def _run_plain(self, call: PlainCall) -> None:
         observed, started = self._plain.begin(call)
         value: Any = None
-        error: Exception | None = None
+        error: BaseException | None = None
         try:
             value = self._plain.invoke(call)
             if inspect.isawaitable(value):
                 value = await value
-        except Exception as raised:  # noqa: BLE001 - user code raises anything; the getter gets it
+        except BaseException as raised:  # noqa: BLE001 - see worker.raised
             error = raised
         self._plain.end(call, value, error, time.monotonic() - started if observed else None)

@@ -27,8 +27,8 @@ from pathlib import Path
 from typing import Any
 
 
-def main() -> int:
-    """Read what this process is to be, and be it; returns the exit status."""
+def main() -> None:
+    """Read what this process is to be, and be it."""
     with os.fdopen(os.dup(0), "rb") as source:
         header = json.loads(source.readline())
         pickled = source.read()
@@ -38,13 +38,15 @@ def main() -> int:
     _use_package(Path(header["package"]))
 
     from celery_actors.worker.environments import show_paths
+    from celery_actors.worker.interpreter_end import leave, modules_until_now
     from celery_actors.worker.prepared import Prepared
     from celery_actors.worker.program import run
 
     launch, paths = pickle.loads(pickled)
     show_paths(paths)
     _started(header)
-    return run(launch, Prepared.of(launch.settings), tuple(paths))
+    prepared, before = Prepared.of(launch.settings), modules_until_now()
+    leave(run(launch, prepared, tuple(paths)), before)
 
 
 def _close_input() -> None:
@@ -118,7 +120,4 @@ def _started(header: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    status = main()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
+    main()

@@ -144,7 +144,7 @@ class Executor:
             run.over = True
         except KeyboardInterrupt as interrupt:
             run.over = True
-            value, error = None, runner.cancelled(run) if run.cancelled else interrupt
+            value, error = None, interrupt
         runner.end(run, value, error)
         error = None  # its traceback refers to this frame, which refers to the arguments
 
@@ -160,9 +160,7 @@ class Executor:
                 elif type(value) is CoroutineType:
                     # A plain method that wraps an `async def` one: the class has no event loop.
                     value = asyncio.run(value)
-            except SystemExit as exit_:
-                return None, runner.exited(run, exit_)
-            except Exception as raised:  # noqa: BLE001 - user code raises anything; the getter gets it
+            except BaseException as raised:  # noqa: BLE001 - see worker.raised
                 if runner.runs_again(run, raised):
                     continue
                 return None, raised

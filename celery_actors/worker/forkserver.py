@@ -19,7 +19,6 @@ them, see :mod:`.descendants`.
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import ctypes
 import gc
@@ -155,15 +154,14 @@ class _Server:
         mark = self._marks.new(self._mark_of.values())
         pid = os.fork()
         if pid == 0:
-            status = 70
             try:
                 self._become_child(mark)
-                status = _run(launch, prepared)
+                _run(launch, prepared)
             except BaseException:  # noqa: BLE001 - the child's last words
                 traceback.print_exc()
             finally:
                 _flush()
-                os._exit(status)
+                os._exit(70)
         self._children[pid] = launch.incarnation
         self._mark_of[pid] = mark
         write_message(self._sock, ("started", launch.incarnation, pid))
@@ -174,7 +172,6 @@ class _Server:
         _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         if os.getppid() != parent:  # the server went before the call above
             os._exit(71)
-        atexit._clear()  # the server's own are not the child's
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -242,7 +239,7 @@ def _kill(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-def _run(launch: Launch, prepared: Prepared) -> int:
+def _run(launch: Launch, prepared: Prepared) -> None:
     os.setsid()
     os.environ.update(launch.environment)
     if launch.log_file:
@@ -251,9 +248,11 @@ def _run(launch: Launch, prepared: Prepared) -> int:
         os.dup2(number, 2)
         os.close(number)
     # User code comes from here on; the modules above know nothing of it.
+    from celery_actors.worker.interpreter_end import leave, modules_until_now
     from celery_actors.worker.program import run
 
-    return run(launch, prepared)
+    before = modules_until_now()
+    leave(run(launch, prepared), before)
 
 
 def _flush() -> None:

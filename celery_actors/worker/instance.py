@@ -58,6 +58,11 @@ class Instance:
         """Whether this runs functions rather than one object's methods."""
         return not self._creation.class_digest
 
+    def drop(self) -> None:
+        """Let go of the user's object, and of its class and functions."""
+        self.object = None
+        self._definitions.clear()
+
     def construct(self) -> None:
         """Import the class and run its constructor."""
         kind = self.import_class()

@@ -7,7 +7,6 @@ have gathered in the inbox run.  A constructor that raises ends the actor with t
 
 from __future__ import annotations
 
-import atexit
 import logging
 import os
 import sys
@@ -15,6 +14,7 @@ import threading
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -38,6 +38,7 @@ from celery_actors.protocol.withdrawals import Withdrawal, encode_withdrawal
 from celery_actors.store.committer import Committer
 from celery_actors.store.express import ExpressSocket, express_path
 from celery_actors.store.ring import NO_MEMORY
+from celery_actors.tracebacks import formatted, name_of, text_of
 from celery_actors.worker.acks import Acknowledgements, ConcurrentAcknowledgements
 from celery_actors.worker.activity import Activity
 from celery_actors.worker.cancellation import Cancellations, Found, TaskCancellations
@@ -46,18 +47,21 @@ from celery_actors.worker.context import Assignment, set_assignment
 from celery_actors.worker.environments import enter, fail
 from celery_actors.worker.event_loop import AsyncExecutor, LoopInbox
 from celery_actors.worker.executor import Executor, TaskExecutor
+from celery_actors.worker.exits import ActorExit, on_exit_actor
 from celery_actors.worker.history import History
 from celery_actors.worker.inbox import Inbox
 from celery_actors.worker.instance import Instance
 from celery_actors.worker.intake import Intake
+from celery_actors.worker.interpreter_end import Deadline, run_exit_handlers
 from celery_actors.worker.interrupts import take_no_interrupts
 from celery_actors.worker.launch import Launch
 from celery_actors.worker.mailbox_worker import PREFETCH
 from celery_actors.worker.plain_calls import PlainCalls
 from celery_actors.worker.prepared import Prepared
 from celery_actors.worker.progress import ConcurrentProgress, Progress
+from celery_actors.worker.raised import Ending, is_a, task_error
 from celery_actors.worker.recorder import Recorder
-from celery_actors.worker.runner import Runner, current_run, shielded, task_error
+from celery_actors.worker.runner import Runner, current_run, shielded
 from celery_actors.worker.threads import ThreadedExecutor
 
 __all__ = ["run"]
@@ -65,6 +69,7 @@ __all__ = ["run"]
 logger = logging.getLogger(__name__)
 
 _EXIT_CONSTRUCTOR = 3
+_MOST_CAUSE = 2000  # characters of a cause of death; the error has the whole text
 _UNCOMMITTED = 64  # calls that may run past the last commit (PROTOCOL, Flight recorder)
 _MOST_PREFETCH = 65_000
 # How long a thread may keep the GIL from another, in seconds; Python's own 5 ms are those of a
@@ -132,6 +137,7 @@ class ActorProcess:
         )
         self._process.environments.inherit(creation.environment, paths)
         self._creation = replace(creation, sys_path=paths + creation.sys_path)
+        self._why: str | None = None  # the actor is over, once it served
         self._creates_first = False  # the constructor's place in the order is to be committed
         self._blocked = 0
         # Guards _blocked: calls of a threaded actor wait each on its own.
@@ -150,48 +156,96 @@ class ActorProcess:
         self.make_parts()
         express = self._open_express()
         self._resume()
-        launch, executor, worker = self._launch, self._executor, self._worker
+        launch, worker = self._launch, self._worker
         self._activity.install()
         thread = threading.Thread(target=worker.run, name="celery-actors-consumer", daemon=True)
         thread.start()
         if not launch.restarts:
             self._commits.open()
         self._commits.start()
-        status = 0
-        creator = bytes.fromhex(launch.creator_id)
-        try:
-            self._history.constructing(creator, self._creation.sequence)
-            executor.construct()
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the constructor raises
-            self._history.constructed(error)
-            self._constructor_failed(error)
-            status = _EXIT_CONSTRUCTOR
-        else:
-            self._history.constructed(None)
-            if self._creates_first:
-                executor.finish_construction(creator, self._creation.sequence)
-            if self._process.control.alive(launch.actor_id, launch.incarnation, os.getpid()):
-                # First: who cancels a call from then on tells this process itself.
-                worker.ready.wait()
-                self._cancelled_before()
-                # An idle actor keeps one connection to Redis, that of its commits.
-                self._process.redis.connection_pool.disconnect()
-                why = executor.run()
-                self._shut_down_instance()
-                _run_exit_handlers()
-                if self._process.started:
-                    drain(self._process, self._give_cpu_back)
-                self._history.leave()
-                closing(self._process)  # before anybody is told: what it measured is there then
-                self._process.control.failed(launch.actor_id, launch.incarnation, why, None)
+        on_exit_actor(self._told_to_exit)
+        if self._construct() and self._is_alive():
+            self._serve()
+        status = self._end()
         worker.finish()
         thread.join(timeout=5)
         if express is not None:
             express.close()
         self._process.close()
-        sys.stdout.flush()
-        sys.stderr.flush()
         return status
+
+    def _construct(self) -> bool:
+        """Run the constructor; whether there is an actor now."""
+        creator = bytes.fromhex(self._launch.creator_id)
+        raised: BaseException | None = None
+        self._history.constructing(creator, self._creation.sequence)
+        try:
+            self._executor.construct()
+        except BaseException as error:  # noqa: BLE001 - see worker.raised
+            raised = error
+        if raised is not None and is_a(raised, SystemExit):
+            self._runner.exited(raised, f"{self._launch.class_name}.__init__")
+        self._history.constructed(raised)
+        if raised is None and self._runner.ending is None:
+            if self._creates_first:
+                self._executor.finish_construction(creator, self._creation.sequence)
+            return True
+        if raised is not None and self._runner.ending is None:
+            self._constructor_failed(raised)
+        return False
+
+    def _is_alive(self) -> bool:
+        launch = self._launch
+        return self._process.control.alive(launch.actor_id, launch.incarnation, os.getpid())
+
+    def _serve(self) -> None:
+        """Run calls until the actor is over."""
+        # First: who cancels a call from then on tells this process itself.
+        self._worker.ready.wait()
+        self._cancelled_before()
+        # An idle actor keeps one connection to Redis, that of its commits.
+        self._process.redis.connection_pool.disconnect()
+        self._why = self._executor.run()
+
+    def _told_to_exit(self, asked: ActorExit) -> None:
+        """User code called ``exit_actor()``.  The thread that did."""
+        run = current_run.get()
+        if run is not None and not run.over:
+            run.exits = True
+        else:  # in the constructor, or in a thread or task of the actor's own
+            self._runner.leave(Ending(str(asked)))
+            self._inbox.put(self._runner.stop)
+
+    def _end(self) -> int:
+        """Do what an interpreter does at its end, and say that the actor is over.
+
+        :returns: the exit status.
+        """
+        ending, why = self._runner.ending, self._why
+        crash = None if ending is None else ending.crash
+        if ending is not None:
+            why = ending.why
+        over = partial(self._over, why, crash)
+        with Deadline(self._launch.settings.exit_timeout, partial(_cut_short, over, crash)):
+            if crash is None and self._why is not None:
+                self._shut_down_instance()
+            run_exit_handlers(self._instance.drop)
+        if crash is None and self._process.started:
+            drain(self._process, self._give_cpu_back)
+        over()
+        return crash or (0 if self._why is not None else _EXIT_CONSTRUCTOR)
+
+    def _over(self, why: str | None, crash: int | None) -> None:
+        """Tell the cluster that the actor is over; of a crash its node does, once it is gone."""
+        if why is None:  # the constructor failed, or the actor is dead to the cluster
+            return
+        self._history.leave()
+        closing(self._process)  # before anybody is told: what it measured is there then
+        if crash is None:
+            launch = self._launch
+            self._process.control.failed(launch.actor_id, launch.incarnation, why, None)
+        else:
+            logger.error("the process exits with status %d: %s", crash, why)
 
     # -- the parts ----------------------------------------------------------------------
 
@@ -305,7 +359,7 @@ class ActorProcess:
             self._commits,
             self._acks,
             self._runner,
-            PlainCalls(self._instance, self._commits, self._activity),
+            PlainCalls(self._instance, self._commits, self._activity, self._runner),
             self._worker.request_acks,
             PREFETCH // 2,
         )
@@ -361,19 +415,19 @@ class ActorProcess:
         self._process.control.failed(
             launch.actor_id,
             launch.incarnation,
-            f"its constructor raised {type(error).__name__}: {error}",
+            f"its constructor raised {name_of(error)}: {text_of(error)}"[:_MOST_CAUSE],
             self._process.codec.encode_error(oid, wrapped),
         )
 
     def _shut_down_instance(self) -> None:
         """Run the user's ``__ray_shutdown__`` hook, on a graceful end (as Ray)."""
-        hook = getattr(self._instance.object, "__ray_shutdown__", None)
-        if hook is None:
-            return
         try:
-            self._executor.shut_down(hook)
-        except Exception:  # the user's hook may raise anything; the actor ends all the same
-            logger.exception("__ray_shutdown__ of %s raised", self._launch.class_name)
+            hook = getattr(self._instance.object, "__ray_shutdown__", None)
+            if hook is not None:
+                self._executor.shut_down(hook)
+        except BaseException as error:  # noqa: BLE001 - user code; the actor ends anyway
+            name = self._launch.class_name
+            logger.error("__ray_shutdown__ of %s raised:\n%s", name, formatted(error))
 
     def _consumer_stopped(self) -> None:
         """The worker was told to shut down (remote control): drain and end."""
@@ -479,9 +533,9 @@ def _task_that_runs() -> bytes | None:
     return None if run is None else run.call.caller + run.call.task.to_bytes(8, "big")
 
 
-def _run_exit_handlers() -> None:
-    """Run what user code registered with :mod:`atexit`: a fork ends without (as Ray's don't)."""
+def _cut_short(over: Callable[[], None], crash: int | None) -> None:
+    """The end took too long: the process goes, and the cluster knows before."""
     try:
-        atexit._run_exitfuncs()
-    except Exception:  # a handler may raise anything; the process ends all the same
-        logger.exception("a handler registered with atexit raised")
+        over()
+    finally:
+        os._exit(crash or 0)

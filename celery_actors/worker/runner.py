@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import logging
 import time
-import traceback
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from celery_actors import serialization
@@ -20,7 +18,6 @@ from celery_actors.exceptions import (
     ActorsError,
     ActorUnavailableError,
     TaskCancelledError,
-    TaskError,
 )
 from celery_actors.ids import call_owner, object_id
 from celery_actors.protocol.call_options import (
@@ -37,14 +34,18 @@ from celery_actors.worker.cancellation import Cancellations, RunningCall
 from celery_actors.worker.commits import Commits
 from celery_actors.worker.exits import ActorExit
 from celery_actors.worker.instance import NO_ARGUMENTS, Instance
+from celery_actors.worker.raised import Ending, interrupts, is_a, task_error
 
 if TYPE_CHECKING:
     from celery_actors.client.process import Process
     from celery_actors.worker.recorder import Recorder
 
-__all__ = ["SPECIAL", "Run", "Runner", "current_run", "shielded", "task_error"]
+__all__ = ["SPECIAL", "Run", "Runner", "current_run", "shielded"]
 
 logger = logging.getLogger(__name__)
+
+#: Exit status of an executor whose task called ``sys.exit()``.
+EXIT_OF_TASK = 76
 
 #: Flags of what is no call (see :meth:`Runner.is_special`).
 SPECIAL = CallFlag.RELEASE | CallFlag.CANCELLED
@@ -65,19 +66,6 @@ _SYSTEM_METHODS: dict[str, Callable[..., Any]] = {
 }
 
 
-def task_error(name: str, error: BaseException) -> TaskError:
-    """Return the error that getters of a failed call get; our own frames are left out."""
-    if isinstance(error, TaskError):  # of a ref argument, or of a nested get
-        cause = error.cause if error.cause is not None else error
-        return TaskError(error.function_name, error.remote_traceback, cause)
-    trace = error.__traceback__
-    here = str(Path(__file__).parent)
-    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(here):
-        trace = trace.tb_next
-    text = "".join(traceback.format_exception(type(error), error, trace))
-    return TaskError(name, text, error)
-
-
 class Run(RunningCall):
     """One call that runs (or is about to).
 
@@ -94,6 +82,7 @@ class Run(RunningCall):
     since = 0.0
     shielded = False  # results of it are being committed
     owes_interruption = False  # one came meanwhile
+    exits = False  # exit_actor() was called in it: it ends the actor, whatever it does then
     _interrupted = False
 
     def __init__(self, call: Call, describe: Callable[[str], str]) -> None:
@@ -171,8 +160,8 @@ class Runner:
         self._recorder = recorder
         self._attempts = attempts
         self.stop: str | None = None
-        self.ended_itself = False
-        """Whether user code said that the actor is over: what waits then is not run."""
+        self.ending: Ending | None = None
+        """How user code ended the actor, if it did: what waits then is not run."""
 
     # -- before -----------------------------------------------------------------------
 
@@ -267,45 +256,80 @@ class Runner:
         options = run.options
         if not options.retry_exceptions or run.cancelled:
             return False
-        if not options.retries_after(error):
+        if is_a(error, SystemExit) or is_a(error, TaskCancelledError):
+            return False
+        try:
+            wanted = options.retries_after(error)
+        except BaseException:  # noqa: BLE001 - of a user's metaclass: the call has its own error
+            return False
+        if not wanted:
             return False
         run.attempt += 1
         return self._may_run_again(run)
 
     def end(self, run: Run, value: Any, error: BaseException | None) -> None:
-        """A call is over: have its results committed."""
+        """A call is over: have its results committed.
+
+        :param error: what user code raised.
+        """
         call = run.call
         run.over = True
         self._cancellations.end(run)
-        if error is None and run.cancelled:  # it saw that, or was too quick to
-            error = self.cancelled(run)
-        if call.flags & CallFlag.STORE_NOTHING:
-            results: Sequence[Result] = []
-            if error is not None:
-                logger.info("a call whose result nobody holds failed: %s: %s", call.method, error)
-        elif error is None:
-            results, error = self._results(run, value)
-        else:
-            results = self._errors(call, error)
+        failure = self._failure(run, error)
+        error = None  # its traceback refers to this frame: together they would keep the arguments
+        results: Sequence[Result] = []
+        if failure is None and not call.flags & CallFlag.STORE_NOTHING:
+            results, failure = self._results(run, value)
         del value
+        if self.crashed:
+            return  # as if the process had died by now: its successor may run the call again
+        if failure is not None:
+            if call.flags & CallFlag.STORE_NOTHING:
+                logger.info("a call whose result nobody holds failed: %s", failure)
+            else:
+                results = self._errors(call, failure)
         self._activity.end(
             call,
-            error,
+            failure,
             time.monotonic() - run.since if run.observed else None,
             run.attempt,
             run.options.name,
         )
-        # Its traceback refers to this frame: together they would keep the call's arguments.
-        error = None
+        failure = None
         self._commits.add(call.caller, call.sequence, results)
 
-    def exited(self, run: Run, exit_: SystemExit) -> ActorsError:
-        """User code ends the actor: returns what getters of that call get."""
-        name = self._instance.describe(run.call.method)
-        why = str(exit_) if isinstance(exit_, ActorExit) else f"it called sys.exit() in {name}"
-        self.stop, self.ended_itself = why, True
+    def _failure(self, run: Run, error: BaseException | None) -> ActorsError | None:
+        """Return what getters of a call get in place of a value, if they do."""
+        if run.exits and not (error is not None and is_a(error, ActorExit)):
+            error = ActorExit("exit_actor() was called")  # its own was caught
+        if error is None:
+            # A call that was cancelled saw that, or was too quick to.
+            return self.cancelled(run) if run.cancelled else None
+        if is_a(error, SystemExit):
+            return self.exited(error, self._instance.describe(run.call.method))
+        if interrupts(error, run.cancelled):
+            return self.cancelled(run)
+        return task_error(self._instance.describe(run.call.method), error)
+
+    def exited(self, error: SystemExit, where: str) -> ActorsError:
+        """User code ends the process: returns what getters of that call get."""
+        ending = Ending.by(error, where)
+        if self._instance.is_executor and ending.crash is None:
+            ending = ending._replace(crash=EXIT_OF_TASK)  # no task is meant to end its process
+        self.leave(ending)
         actor = self._process.actor_hex
-        return ActorDiedError(f"actor {actor} ended: {why}", actor)
+        return ActorDiedError(f"actor {actor} ended: {ending.why}", actor)
+
+    def leave(self, ending: Ending) -> None:
+        """Begin no more calls: user code ends the process.  Any thread."""
+        if self.ending is None:
+            self.ending = ending
+            self.stop = ending.why
+
+    @property
+    def crashed(self) -> bool:
+        """Whether user code ended the process in a way that counts as a crash."""
+        return self.ending is not None and self.ending.crash is not None
 
     def cancelled(self, run: Run) -> TaskCancelledError:
         """Return the error of a call that was cancelled while it ran."""
@@ -321,8 +345,7 @@ class Runner:
     def cancelled_result(self, caller: bytes, task: int) -> Result:
         """Return the (first) result of a call that waits in the mailbox and was cancelled."""
         error = TaskCancelledError(f"a call to actor {self._process.actor_hex} was cancelled")
-        oid = object_id(caller, task)
-        return oid, task, 0, self._process.codec.encode_error(oid, error), False
+        return self._stored_failure(error, object_id(caller, task), task, 0)
 
     def _values(self, run: Run, value: Any) -> Sequence[Any]:
         returns = run.call.returns
@@ -331,9 +354,10 @@ class Runner:
         if returns == 0:
             return ()
         try:
-            values = tuple(value)
+            parts = iter(value)
         except TypeError:
-            values = (value,)
+            parts = iter((value,))
+        values = tuple(parts)
         if len(values) != returns:
             raise ValueError(
                 f"{self._instance.describe(run.call.method)} was called with num_returns="
@@ -342,7 +366,7 @@ class Runner:
             )
         return values
 
-    def _results(self, run: Run, value: Any) -> tuple[Sequence[Result], BaseException | None]:
+    def _results(self, run: Run, value: Any) -> tuple[Sequence[Result], ActorsError | None]:
         call = run.call
         try:
             frames = serialization.dump_flat(value) if call.returns == 1 else None
@@ -357,8 +381,8 @@ class Runner:
                 self._store(call, part, object_id(call.caller, call.task, index), call.task, index)
                 for index, part in enumerate(dumped)
             ]
-        except Exception as error:  # noqa: BLE001 - a generator of user code may raise anything
-            return self._errors(call, error), error
+        except BaseException as error:  # noqa: BLE001 - user code runs in it and raises anything
+            return [], self._failure(run, error)
         return results, None
 
     def _dump(self, call: Call, value: Any) -> Dumped:
@@ -383,20 +407,17 @@ class Runner:
     def stored_error(
         self, call: Call, error: BaseException, oid: bytes, sequence: int, place: int
     ) -> Result:
-        """Return what getters of that value get instead of it."""
-        blob = self._process.codec.encode_error(oid, self.error_of(call, error))
-        return oid, sequence, place, blob, False
+        """Return what getters of that value get in its place, since user code raised."""
+        failure = task_error(self._instance.describe(call.method), error)
+        return self._stored_failure(failure, oid, sequence, place)
 
-    def error_of(self, call: Call, error: BaseException) -> ActorsError:
-        """Return the error that getters get."""
-        if isinstance(error, ActorsError) and not isinstance(error, TaskError):
-            return error
-        return task_error(self._instance.describe(call.method), error)
+    def _stored_failure(
+        self, failure: ActorsError, oid: bytes, sequence: int, place: int
+    ) -> Result:
+        return oid, sequence, place, self._process.codec.encode_error(oid, failure), False
 
-    def _errors(self, call: Call, error: BaseException) -> Sequence[Result]:
-        wrapped = self.error_of(call, error)
+    def _errors(self, call: Call, failure: ActorsError) -> Sequence[Result]:
         oids = [object_id(call.caller, call.task, index) for index in range(call.returns)]
         return [
-            self.stored_error(call, wrapped, oid, call.task, index)
-            for index, oid in enumerate(oids)
+            self._stored_failure(failure, oid, call.task, index) for index, oid in enumerate(oids)
         ]

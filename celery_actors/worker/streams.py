@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from celery_actors.ids import item_sequence, object_id
 from celery_actors.store.results import Result
 from celery_actors.worker.commits import Commits
+from celery_actors.worker.raised import is_result
 from celery_actors.worker.runner import Run, Runner, shielded
 
 if TYPE_CHECKING:
@@ -82,7 +83,9 @@ def produce(producer: Producer, run: Run, generator: Any) -> int:
             producer.send(value)
             if run.cancelled or (producer.must_wait and not producer.wait()):
                 break
-    except Exception as error:  # noqa: BLE001 - user code raises anything; the getter gets it
+    except BaseException as error:
+        if not is_result(error, run.cancelled):
+            raise
         producer.send_error(error)
     return producer.count
 
@@ -101,7 +104,9 @@ async def produce_async(producer: Producer, run: Run, generator: Any) -> int:
                 if producer.must_wait and not await asyncio.to_thread(producer.wait):
                     break
                 await asyncio.sleep(0)  # other calls of the actor get their turn
-    except Exception as error:  # noqa: BLE001 - user code raises anything; the getter gets it
+    except BaseException as error:
+        if not is_result(error, run.cancelled):
+            raise
         producer.send_error(error)
     return producer.count
 

@@ -89,14 +89,15 @@ class ThreadedExecutor(Executor):
         What still runs may have called this very actor, and wait for that: such calls run too.
         """
         self._draining = True
-        while not self._runner.ended_itself and self._is_busy():
+        while self._runner.ending is None and self._is_busy():
             self._dispatch(self._inbox.get())
-        self._leaving = self._runner.ended_itself
+        self._leaving = self._runner.ending is not None
         for group, limit in self._concurrency.groups.items():
             for _ in range(limit):
                 self._queues[group].put(None)
         for thread in self._threads:
-            thread.join()
+            if not self._runner.crashed:  # else what they run is lost with the process
+                thread.join()
 
     def _work(self, queue: SimpleQueue[Call | PlainCall | None]) -> None:
         while (call := queue.get()) is not None:
@@ -106,9 +107,9 @@ class ThreadedExecutor(Executor):
                 self._plain.run(call)
             else:
                 self._call(call)
-                if self._runner.ended_itself:
-                    self._leaving = True
-                    self._inbox.put(self._runner.stop)
+            if self._runner.ending is not None:
+                self._leaving = True
+                self._inbox.put(self._runner.stop)
             with self._busy_lock:
                 self._busy -= 1
             if self._draining:

@@ -1,0 +1,75 @@
+"""What becomes of an exception that user code raised: the one place that says so.
+
+User code runs in methods, tasks, constructors and generators, and also while arguments are
+unpickled and while a reply is made (``__reduce__``, ``__iter__``).  Whatever it raises there, any
+``BaseException``, becomes the call's result, a :class:`TaskError`, and the process lives on.
+Two things are no results:
+
+* ``SystemExit`` ends the process (:class:`Ending`);
+* what interrupts a call that was cancelled is its :class:`TaskCancelledError`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import NamedTuple, TypeGuard, TypeVar
+
+from celery_actors.exceptions import TaskError, told_by
+from celery_actors.tracebacks import formatted
+from celery_actors.worker.exits import ActorExit
+
+__all__ = ["Ending", "interrupts", "is_a", "is_result", "task_error"]
+
+_HERE = str(Path(__file__).parent)
+_Kind = TypeVar("_Kind", bound=BaseException)
+
+
+class Ending(NamedTuple):
+    """How user code ends its process.
+
+    :ivar why: in words.
+    :ivar crash: the exit status of what counts as a crash, as if the process had died; ``None``:
+        the actor is meant to end, and is not restarted.
+    """
+
+    why: str
+    crash: int | None = None
+
+    @classmethod
+    def by(cls, error: SystemExit, where: str) -> Ending:
+        """Return how ``error`` ends an actor: ``sys.exit(0)`` is meant, any other is a crash."""
+        if is_a(error, ActorExit):
+            return cls(str(error))
+        code = error.code
+        if code is None or code == 0:
+            return cls(f"it called sys.exit() in {where}")
+        return cls(f"it called sys.exit({code!r:.80}) in {where}", _status(code))
+
+
+def _status(code: object) -> int:
+    """Return the exit status that Python gives a process for ``sys.exit(code)``; never 0."""
+    return code & 0xFF or 1 if isinstance(code, int) else 1
+
+
+def is_a(error: BaseException, kind: type[_Kind]) -> TypeGuard[_Kind]:
+    """As ``isinstance``, which would ask a user's class for its ``__class__``."""
+    return issubclass(type(error), kind)
+
+
+def interrupts(error: BaseException, cancelled: bool) -> bool:
+    """Whether ``error`` is what interrupts a call that was cancelled."""
+    return cancelled and issubclass(type(error), (KeyboardInterrupt, asyncio.CancelledError))
+
+
+def is_result(error: BaseException, cancelled: bool) -> bool:
+    """Whether ``error`` is a result, and neither ends the process nor interrupts the call."""
+    return not is_a(error, SystemExit) and not interrupts(error, cancelled)
+
+
+def task_error(name: str, error: BaseException) -> TaskError:
+    """Return the error that getters of a failed call get; our own frames are left out."""
+    if not is_a(error, TaskError):
+        return TaskError(name, formatted(error, _HERE), error)
+    told = told_by(error)  # of a ref argument, or of a nested get
+    return TaskError(*told._replace(cause=told.cause if told.cause is not None else error))
