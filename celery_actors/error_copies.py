@@ -88,10 +88,12 @@ def assemble(kind: type[BaseException], state: State) -> BaseException:
     args = tuple(state.members[name] for name in _GROUP_MEMBERS) if in_group else state.args
     error: BaseException = make(kind, *args)
     _ARGS.__set__(error, state.args)
+    # What is a slot here may have been none where it was taken apart (cloudpickle makes none).
+    values = state.attributes | state.members
     for name, descriptor in _members(kind):
         with contextlib.suppress(AttributeError, TypeError):  # one that can't be set
-            if name in state.members:
-                descriptor.__set__(error, state.members[name])
+            if name in values:
+                descriptor.__set__(error, values[name])
     attributes_of(error).update(state.attributes)
     return error
 
