@@ -13,8 +13,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from celery_actors.worker.commits import EXIT_REFUSED
+from celery_actors.worker.executor import EXIT_ERROR
 from celery_actors.worker.forkserver import read_messages, write_message
 from celery_actors.worker.launch import Launch
+from celery_actors.worker.runner import EXIT_OF_TASK
 
 __all__ = ["Child", "Children", "describe_exit"]
 
@@ -22,6 +24,10 @@ __all__ = ["Child", "Children", "describe_exit"]
 _HINTS: dict[int, str] = {
     signal.SIGKILL: " (killed, perhaps for want of memory)",
     signal.SIGSEGV: " (a crash in native code)",
+}
+_STATUS_HINTS: dict[int, str] = {
+    EXIT_ERROR: " (an error of celery_actors itself: its log has the traceback)",
+    EXIT_OF_TASK: " (a task called sys.exit())",
 }
 
 
@@ -47,7 +53,7 @@ def describe_exit(status: int) -> str:
     code = os.WEXITSTATUS(status)
     if code == EXIT_REFUSED:
         return "its process found that it is no longer the actor"
-    return f"its process exited with status {code}"
+    return f"its process exited with status {code}{_STATUS_HINTS.get(code, '')}"
 
 
 class Children:

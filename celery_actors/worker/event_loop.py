@@ -19,7 +19,7 @@ from typing import Any
 from celery_actors.protocol.calls import Call
 from celery_actors.protocol.concurrency import Concurrency
 from celery_actors.tracebacks import formatted
-from celery_actors.worker.executor import Executor
+from celery_actors.worker.executor import Executor, die_of
 from celery_actors.worker.intake import PLAIN_CALLER, PlainCall
 from celery_actors.worker.progress import Progress
 from celery_actors.worker.streams import produce_async
@@ -181,7 +181,7 @@ class AsyncExecutor(Executor):
         else:
             group.free += 1
         if not task.cancelled() and (error := task.exception()) is not None:
-            raise error  # ours: the loop's handler logs it
+            die_of(error)
 
     async def _run(self, call: Call) -> None:
         runner = self._runner

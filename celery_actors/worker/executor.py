@@ -11,12 +11,14 @@ Actors that run several calls at a time have executors of their own: see
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
 import signal
 import threading
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from types import CoroutineType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from celery_actors.protocol.calls import Call
 from celery_actors.worker.commits import Commits
@@ -32,10 +34,21 @@ if TYPE_CHECKING:
     from celery_actors.worker.inbox import Inbox
     from celery_actors.worker.instance import Instance
 
-__all__ = ["Executor", "TaskExecutor"]
+__all__ = ["Executor", "TaskExecutor", "die_of"]
+
+logger = logging.getLogger(__name__)
+
+#: Exit status of a process that failed itself.
+EXIT_ERROR = 70
 
 _ACK_AFTER = 0.02
 _COLLECT_EVERY = 1.0
+
+
+def die_of(error: BaseException) -> NoReturn:
+    """End the process: it failed itself, and not user code, so that callers are told at once."""
+    logger.critical("an error of celery_actors itself", exc_info=error)
+    os._exit(EXIT_ERROR)
 
 
 class Executor:

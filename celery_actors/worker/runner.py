@@ -78,6 +78,7 @@ class Run(RunningCall):
     attempt = 0
     observed = False
     options = DEFAULT_OPTIONS
+    unreadable: BaseException | None = None  # a user's class among the options: what it raised
     over = False
     since = 0.0
     shielded = False  # results of it are being committed
@@ -93,7 +94,10 @@ class Run(RunningCall):
         self.payload = call.payload
         if call.flags & CallFlag.OPTIONS:
             pickled, self.payload = split_options(call.payload)
-            self.options = decode_options(pickled)
+            try:
+                self.options = decode_options(pickled)
+            except BaseException as error:  # noqa: BLE001 - see worker.raised
+                self.unreadable = error
 
     def be_interrupted(self) -> None:
         """Raise where the call is, in its thread; once, however often it is cancelled.
@@ -183,7 +187,10 @@ class Runner:
         """Return the concurrency group in which a call runs."""
         if not call.flags & CallFlag.OPTIONS:
             return DEFAULT_GROUP
-        group = decode_options(split_options(call.payload)[0]).group
+        try:
+            group = decode_options(split_options(call.payload)[0]).group
+        except BaseException:  # noqa: BLE001 - the call itself will raise it
+            return DEFAULT_GROUP
         # The caller has checked the name; a class that changed since then has a default.
         return group if group is not None and group in groups else DEFAULT_GROUP
 
@@ -233,6 +240,8 @@ class Runner:
     def prepare(self, run: Run) -> tuple[Callable[..., Any], Sequence[Any], Mapping[str, Any]]:
         """Return what is to be called, with its arguments."""
         call, instance = run.call, self._instance
+        if run.unreadable is not None:
+            raise run.unreadable
         if run.payload == NO_ARGUMENTS:
             args: Sequence[Any] = ()
             kwargs: dict[str, Any] = {}

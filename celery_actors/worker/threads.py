@@ -12,7 +12,7 @@ from typing import Any
 
 from celery_actors.protocol.calls import Call
 from celery_actors.protocol.concurrency import Concurrency
-from celery_actors.worker.executor import Executor
+from celery_actors.worker.executor import Executor, die_of
 from celery_actors.worker.intake import PLAIN_CALLER, PlainCall
 from celery_actors.worker.progress import Progress
 
@@ -100,6 +100,12 @@ class ThreadedExecutor(Executor):
                 thread.join()
 
     def _work(self, queue: SimpleQueue[Call | PlainCall | None]) -> None:
+        try:
+            self._run_calls(queue)
+        except BaseException as error:  # noqa: BLE001 - nobody else would see it
+            die_of(error)
+
+    def _run_calls(self, queue: SimpleQueue[Call | PlainCall | None]) -> None:
         while (call := queue.get()) is not None:
             if self._leaving:
                 continue
