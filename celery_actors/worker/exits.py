@@ -36,7 +36,12 @@ def exit_actor() -> None:
     asked = ActorExit("exit_actor() was called")
     if _told is not None:
         _told(asked)
-    raise asked
+    try:
+        raise asked
+    finally:
+        # Its traceback refers to this frame: the cycle would keep the actor's object, and files
+        # that are collected in a cycle may lose what was written last.
+        del asked
 
 
 _told: Callable[[ActorExit], None] | None = None

@@ -1,0 +1,195 @@
+"""Errors on their way: whatever the user's class does, the getter gets a TaskError."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from celery_actors.exceptions import ActorDiedError, TaskError, told_by
+from celery_actors.ids import object_id
+from celery_actors.protocol.signing import Signer
+from celery_actors.store.codec import Codec
+from celery_actors.tracebacks import formatted, shown, text_of
+from celery_actors.worker.activity import Activity, failure_of
+from celery_actors.worker.intake import PlainCall
+from celery_actors.worker.raised import Ending, is_result, task_error
+
+OID = object_id(b"12345678", 1)
+
+
+def _refuse(*_: Any) -> Any:
+    raise AssertionError("no shared memory")
+
+
+CODEC = Codec(Signer(b"k" * 32), _refuse, 1 << 40, _refuse)
+
+
+class Stop(BaseException):
+    pass
+
+
+class OnlyKeyword(Exception):
+    def __init__(self, *, status: int) -> None:
+        super().__init__(f"status {status}")
+        self.status = status
+
+
+class WithoutArguments(Exception):
+    def __init__(self) -> None:
+        super().__init__("one", "more")
+
+
+class Elsewhere(Exception):
+    """Can be unpickled where it was raised, and not where it is got."""
+
+    def __reduce__(self) -> Any:
+        return _elsewhere, ()
+
+
+def _elsewhere() -> Elsewhere:
+    if os.environ.get("ELSEWHERE"):
+        raise Stop("not here")
+    return Elsewhere("x")
+
+
+class NoException(Exception):
+    def __reduce__(self) -> Any:
+        return str, ("a text",)
+
+
+class Hostile(Exception):
+    def __getattribute__(self, name: str) -> Any:
+        raise Stop(f"no {name}")
+
+    def __str__(self) -> str:
+        raise Stop("no text")
+
+    def __repr__(self) -> str:
+        raise Stop("no repr")
+
+    def __reduce_ex__(self, _protocol: Any) -> Any:
+        raise Stop("no pickle")
+
+
+def raised(make: Callable[[], BaseException]) -> BaseException:
+    try:
+        raise make()
+    except BaseException as error:  # noqa: BLE001 - what this is about
+        return error
+
+
+def got(error: BaseException) -> TaskError:
+    blob = CODEC.encode_error(OID, task_error("Shop.buy", error))
+    with pytest.raises(TaskError) as caught:
+        CODEC.load(OID, blob)
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: OnlyKeyword(status=4),
+        WithoutArguments,
+        Elsewhere,
+        lambda: Stop("x"),
+        lambda: AttributeError("x", name="y"),
+        lambda: ActorDiedError("gone", "ab"),
+    ],
+    ids=["keyword", "none", "elsewhere", "base", "attribute", "ours"],
+)
+def test_the_getter_catches_the_users_class(make: Callable[[], BaseException]) -> None:
+    error = raised(make)
+    found = got(error)
+    assert isinstance(found, type(error))
+    assert type(error).__name__ in str(found)
+    assert "raise make()" in str(found)
+
+
+def test_attributes_survive_without_the_constructor() -> None:
+    assert got(raised(lambda: OnlyKeyword(status=4))).status == 4  # type: ignore[attr-defined]
+    assert got(raised(lambda: AttributeError("x", name="y"))).name == "y"  # type: ignore[attr-defined]
+
+
+def test_what_can_not_be_unpickled_at_the_getter_leaves_its_text(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    blob = CODEC.encode_error(OID, task_error("Shop.buy", raised(Elsewhere)))
+    monkeypatch.setenv("ELSEWHERE", "1")
+    with pytest.raises(TaskError, match="Elsewhere") as caught:
+        CODEC.load(OID, blob)
+    assert type(caught.value) is TaskError
+    assert caught.value.cause is None
+
+
+def _recursive() -> BaseException:
+    error = ValueError("itself")
+    error.args = (error,)
+    return error
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        Hostile,
+        NoException,
+        _recursive,
+        lambda: ValueError(threading.Lock()),
+    ],
+    ids=["hostile", "no exception", "recursive", "lock"],
+)
+def test_what_can_not_be_pickled_leaves_its_text(make: Callable[[], BaseException]) -> None:
+    error = raised(make)
+    found = got(error)
+    assert type(error).__name__ in str(found)
+    assert "raise make()" in str(found)
+
+
+def test_long_and_circular_chains_of_causes_are_cut() -> None:
+    error: BaseException = ValueError("first")
+    for number in range(2000):
+        after = KeyError(number)
+        after.__context__ = error
+        error = after
+    assert len(formatted(error)) < 300_000
+    assert "1999" in str(got(error))
+    one, two = ValueError("one"), ValueError("two")
+    one.__cause__, two.__cause__ = two, one
+    assert "one" in str(got(one))
+    assert len(formatted(ValueError("x" * 10_000_000))) < 300_000
+
+
+def test_tools_are_shown_a_hostile_error() -> None:
+    error = raised(Hostile)
+    assert "Stop" in text_of(error)
+    assert "Stop" in shown(error)
+    activity = Activity("host", "queue", 1, str)
+    activity.events_on = True
+    call = PlainCall(1, "id", "name", [], {}, None, False)
+    activity.begin(call)
+    activity.end(call, task_error("f", error), 0.1)
+    kind, fields = activity.events[-1]
+    assert kind == "task-failed"
+    assert "Hostile" in fields["traceback"]
+    assert failure_of(error) == failure_of(task_error("f", error))
+
+
+def test_sys_exit_is_a_crash_unless_its_status_is_0() -> None:
+    assert Ending.by(SystemExit(), "f").crash is None
+    assert Ending.by(SystemExit(0), "f").crash is None
+    assert Ending.by(SystemExit(3), "f").crash == 3
+    assert Ending.by(SystemExit(256), "f").crash == 1, "a crash has no status 0"
+    assert Ending.by(SystemExit("text"), "f").crash == 1
+    assert not is_result(SystemExit(0), cancelled=False)
+    assert not is_result(KeyboardInterrupt(), cancelled=True)
+    assert is_result(KeyboardInterrupt(), cancelled=False)
+
+
+def test_the_error_of_a_nested_get_keeps_its_traceback() -> None:
+    inner = got(raised(lambda: Stop("x")))
+    outer = task_error("Outer.call", inner)
+    assert told_by(outer).function_name == "Shop.buy"
+    assert isinstance(got(inner), Stop)
