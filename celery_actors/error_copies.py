@@ -26,6 +26,7 @@ __all__ = [
 _ATTRIBUTES: Any = BaseException.__dict__["__dict__"]
 _TRACEBACK: Any = BaseException.__dict__["__traceback__"]
 _ARGS: Any = BaseException.__dict__["args"]
+_BASES: Any = type.__dict__["__bases__"]
 #: What only the constructor of a built-in class can set, in the order in which it takes them.
 _GROUP_MEMBERS = ("message", "exceptions")
 #: By which a class says how its instances are pickled.
@@ -130,8 +131,16 @@ def from_carried(found: object) -> BaseException:
     return found
 
 
-def derive(name: str, bases: tuple[type, ...], namespace: dict[str, Any]) -> type:
-    """Make a class, also where the metaclass of the last of its bases refuses to."""
+def derive(name: str, bases: tuple[type, ...], module: str) -> type:
+    """Return a class with these bases, also where the metaclass of the last of them refuses.
+
+    The one that was made last is returned while there is one: a class is garbage that only the
+    collector finds.
+    """
+    for known in type.__subclasses__(bases[-1]):
+        if _BASES.__get__(known) == bases:
+            return known
+    namespace = {"__module__": module, "__qualname__": name}
     try:
         return type(name, bases, namespace)
     except Exception:  # noqa: BLE001 - a user's metaclass may raise anything

@@ -320,8 +320,7 @@ def _derived(told: Told, cause: BaseException) -> TaskError:
     else:
         bases.append(kind)
     name = f"TaskError({kind.__name__})"
-    namespace = {"__module__": __name__, "__qualname__": name}
-    error = assemble(derive(name, tuple(dict.fromkeys(bases)), namespace), state)
+    error = assemble(derive(name, tuple(dict.fromkeys(bases)), __name__), state)
     assert isinstance(error, TaskError)
     _tell(error, told)
     return error

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import copy
 import dataclasses
+import gc
 import pickle
 import sys
 from concurrent.futures import Future
@@ -76,6 +77,19 @@ def test_attributes_are_those_of_the_cause() -> None:
     assert error_of(NeedsKeyword(1, key=3)).key == 3
     error = error_of(FileNotFoundError(2, "no", "file"))
     assert (error.errno, error.strerror, error.filename) == (2, "no", "file")
+
+
+def test_errors_of_one_class_leave_nothing_to_the_collector() -> None:
+    error_of(Demanding("x"))
+    gc.collect()
+    gc.disable()
+    try:
+        before = len(gc.get_objects())
+        for _ in range(100):
+            error_of(Demanding("x"))
+        assert len(gc.get_objects()) - before < 50
+    finally:
+        gc.enable()
 
 
 def test_the_users_constructor_is_not_run_again() -> None:
