@@ -438,3 +438,115 @@ def errors_stay_apart(ray):
     for ref, kind in zip(refs, (KeyError, ValueError, TypeError), strict=True):
         with raises(kind):
             ray.get(ref)
+
+
+class Stop(BaseException):
+    pass
+
+
+@case("A method's BaseException is raised by get(), and the actor lives on")
+def base_exception(ray):
+    failing = _failing(ray).remote()
+    with raises(Stop):
+        ray.get(failing.fail.remote(Stop("now")))
+    assert ray.get(failing.count.remote()) == 1
+
+
+@case("An async method's BaseException is raised by get(), and the actor lives on")
+def base_exception_of_coroutine(ray):
+    @ray.remote
+    class Failing:
+        async def fail(self):
+            raise Stop("now")
+
+        async def ok(self):
+            return "ok"
+
+    failing = Failing.remote()
+    with raises(Stop):
+        ray.get(failing.fail.remote())
+    assert ray.get(failing.ok.remote()) == "ok"
+
+
+@case("A task's BaseException is raised by get()")
+def base_exception_of_task(ray):
+    @ray.remote
+    def fail():
+        raise Stop("now")
+
+    with raises(Stop):
+        ray.get(fail.remote())
+
+
+@case("A generator's BaseException is its last value")
+def base_exception_of_generator(ray):
+    @ray.remote
+    def count():
+        yield 1
+        raise Stop("now")
+
+    stream = count.remote()
+    assert ray.get(next(stream)) == 1
+    with raises(Stop):
+        ray.get(next(stream))
+
+
+@case("A constructor's BaseException is named by the ActorDiedError of its calls")
+def base_exception_of_constructor(ray):
+    @ray.remote
+    class Failing:
+        def __init__(self):
+            raise Stop("now")
+
+        def ok(self):
+            return "ok"
+
+    with raises(ray.exceptions.ActorDiedError, match="Stop"):
+        ray.get(Failing.remote().ok.remote())
+
+
+@case("A KeyboardInterrupt that a task raises is a TaskCancelledError for who gets it")
+def keyboard_interrupt(ray):
+    @ray.remote
+    def fail():
+        raise KeyboardInterrupt
+
+    with raises(ray.exceptions.TaskCancelledError):
+        ray.get(fail.remote())
+
+
+@case("SystemExit in a task is a WorkerCrashedError")
+def system_exit_of_task(ray):
+    @ray.remote(max_retries=0)
+    def leave():
+        raise SystemExit("now")
+
+    with raises(ray.exceptions.WorkerCrashedError):
+        ray.get(leave.remote())
+
+
+@case("sys.exit() with a status in a method is a crash: the actor is restarted, the call retried")
+def system_exit_of_method(ray):
+    @ray.remote(max_restarts=1, max_task_retries=1)
+    class Leaves:
+        def leave(self):
+            if not ray.get_runtime_context().was_current_actor_reconstructed:
+                sys.exit(3)
+            return "stayed"
+
+    assert ray.get(Leaves.remote().leave.remote()) == "stayed"
+
+
+@case("An exception group is caught as one, with what is in it")
+def group(ray):
+    if sys.version_info < (3, 11):
+        return
+
+    @ray.remote
+    def fail():
+        raise ExceptionGroup("two", [ValueError("v"), TypeError("t")])  # noqa: F821
+
+    with raises(ExceptionGroup) as raised:  # noqa: F821
+        ray.get(fail.remote())
+    assert isinstance(raised.value, ray.exceptions.RayTaskError)
+    assert [type(one) for one in raised.value.exceptions] == [ValueError, TypeError]

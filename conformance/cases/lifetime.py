@@ -206,6 +206,76 @@ def atexit_runs(ray):
         wait_until(mark.exists, "the atexit handler", 12)
 
 
+@case("At the end of an actor its executors and threads are waited for, its files flushed")
+def interpreter_end(ray):
+    with _folder() as folder:
+
+        @ray.remote
+        class Actor:
+            def __init__(self):
+                import concurrent.futures
+                import threading
+
+                self.pool = concurrent.futures.ThreadPoolExecutor(1)
+                self.pool.submit(self.late, "executor")
+                threading.Thread(target=self.late, args=("thread",)).start()
+                self.file = (folder / "file").open("w")
+                self.file.write("written")
+
+            @staticmethod
+            def late(name):
+                time.sleep(0.3)
+                (folder / name).touch()
+
+            def pid(self):
+                return os.getpid()
+
+            def leave(self):
+                ray.actor.exit_actor()
+
+        actor = Actor.remote()
+        pid = ray.get(actor.pid.remote())
+        actor.leave.remote()
+        _ended(pid)
+        assert {path.name for path in folder.iterdir()} == {"executor", "thread", "file"}
+        assert (folder / "file").read_text() == "written"
+
+
+@case("exit_actor() in a constructor ends the actor")
+def exit_in_constructor(ray):
+    @ray.remote
+    class Leaves:
+        def __init__(self):
+            ray.actor.exit_actor()
+
+        def ok(self):
+            return "ok"
+
+    with raises(ray.exceptions.RayActorError):
+        ray.get(Leaves.remote().ok.remote())
+
+
+@case("A method that catches what exit_actor() raises does not keep the actor")
+def exit_is_caught(ray):
+    @ray.remote
+    class Catches:
+        def leave(self):
+            try:
+                ray.actor.exit_actor()
+            except SystemExit:
+                pass
+
+        def ok(self):
+            return "ok"
+
+    actor = Catches.remote()
+    assert ray.get(actor.ok.remote()) == "ok"
+    with raises(ray.exceptions.RayActorError):
+        ray.get(actor.leave.remote())
+    with raises(ray.exceptions.RayActorError):
+        ray.get(actor.ok.remote())
+
+
 @case("__ray_shutdown__ runs when the actor ends in order, before its process goes")
 def shutdown_hook(ray):
     with _folder() as folder:
