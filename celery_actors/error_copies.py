@@ -137,7 +137,8 @@ def derive(name: str, bases: tuple[type, ...], module: str) -> type:
     The one that was made last is returned while there is one: a class is garbage that only the
     collector finds.
     """
-    for known in type.__subclasses__(bases[-1]):
+    subclasses: list[type] = type.__subclasses__(bases[-1])
+    for known in subclasses:
         if _BASES.__get__(known) == bases:
             return known
     namespace = {"__module__": module, "__qualname__": name}
