@@ -335,6 +335,10 @@ class _FutureStopped(TaskError, RuntimeError):
     """A StopIteration that a future can carry (see :func:`carried_by_future`)."""
 
 
+class _FutureCancelled(TaskError, TaskCancelledError):
+    """A cancellation within asyncio that a future can carry."""
+
+
 def carried_by_future(error: BaseException) -> BaseException:
     """Return an error in a form that futures, and those who await them, take for an error.
 
@@ -346,7 +350,9 @@ def carried_by_future(error: BaseException) -> BaseException:
         return error
     if isinstance(error, StopIteration):
         return _FutureStopped(*told_by(error))
-    return TaskError(*told_by(error)) if _is_asyncio_cancellation(type(error)) else error
+    if _is_asyncio_cancellation(type(error)):
+        return _FutureCancelled(*told_by(error))
+    return error
 
 
 RayActorError = ActorError

@@ -365,7 +365,7 @@ def test_the_end_of_an_actor_is_an_interpreters(tmp_path: Path) -> None:
             self.memory = logging.handlers.MemoryHandler(
                 1000, target=logging.FileHandler(at / "log")
             )
-            self.memory.emit(logging.makeLogRecord({"msg": "logged"}))
+            self.memory.emit(logging.makeLogRecord({"msg": "logged", "levelno": logging.INFO}))
 
         def __del__(self) -> None:
             (self.directory / "del").touch()
