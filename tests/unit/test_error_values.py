@@ -154,7 +154,7 @@ def test_long_and_circular_chains_of_causes_are_cut() -> None:
         after = KeyError(number)
         after.__context__ = error
         error = after
-    assert len(formatted(error)) < 300_000
+    assert formatted(error).count("KeyError") <= 50
     assert "1999" in str(got(error))
     one, two = ValueError("one"), ValueError("two")
     one.__cause__, two.__cause__ = two, one

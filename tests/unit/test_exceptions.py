@@ -159,6 +159,11 @@ class Unhashable(Exception):
     code: int
 
 
+class Guarded(Exception):
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError(f"{name} is read-only")
+
+
 class NamedAsOurs(Exception):
     @property
     def cause(self) -> str:
@@ -219,6 +224,7 @@ class Singular(Exception):
         ReadOnlyArgs("x"),
         Frozen(5),
         Unhashable(5),
+        Guarded("x"),
         NamedAsOurs("x"),
         WithSlot("x", 9),
         Hostile("x"),
