@@ -382,15 +382,17 @@ def _connect(settings: Settings, namespace: str | None) -> Process:
             driver=True,
             namespace=process.namespace,
         )
-    except (redis.RedisError, OSError) as error:
+    except redis.RedisError as error:
         raise explain_redis(settings, error) from error
     try:
         process.connect()
     except redis.RedisError as error:
         raise explain_redis(settings, error) from error
-    except LOST as error:
+    except (ConfigurationError, *LOST) as error:
         process.control.end_caller(process.caller.hex())
         process.control.forget_job(job_id)
+        if isinstance(error, ConfigurationError):
+            raise
         raise explain_amqp(process.broker, error) from error
     return process
 

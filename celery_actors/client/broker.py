@@ -17,7 +17,7 @@ from amqp.exceptions import AccessRefused, AMQPError
 
 from celery_actors.app_settings import without_password
 from celery_actors.config import Settings
-from celery_actors.exceptions import ConnectionFailed
+from celery_actors.exceptions import ConfigurationError, ConnectionFailed
 
 __all__ = ["LOST", "Broker", "BrokerConnection", "explain_amqp"]
 
@@ -96,6 +96,7 @@ class Broker:
         :param heartbeat: in seconds, unless ``broker_heartbeat`` says otherwise.
         :param least: the shortest that its user can keep.
         :param kind: its class.
+        :raises ConfigurationError: an address or a setting is malformed.
         """
         options: dict[str, Any] = {
             "heartbeat": heartbeat,
@@ -109,7 +110,12 @@ class Broker:
         transport_options = dict(self.options.get("broker_transport_options") or {})
         # What confirms a message here is its result: the broker's word would cost a round trip.
         transport_options.pop("confirm_publish", None)
-        return kind(list(self.urls), transport_options=transport_options, **options)
+        try:
+            return kind(list(self.urls), transport_options=transport_options, **options)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ConfigurationError(
+                f"broker_url or another broker_* setting can't be used: {error!r}"
+            ) from error
 
     def addresses(self) -> Iterator[tuple[str, int]]:
         """Return host and port of each address."""

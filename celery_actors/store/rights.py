@@ -80,7 +80,7 @@ def check_redis(client: redis.Redis, settings: Settings, *, serves: bool = False
     :param serves: its processes are actors, which store what plain Celery clients asked for.
     :raises ConfigurationError: its user lacks a right (the message has the rule that gives it), or
         it is a Redis Cluster: one commit touches keys of many callers, in one step.
-    :raises OSError, redis.RedisError: it can't be reached.
+    :raises redis.RedisError: it can't be reached.
     """
     connection = RedisConnection(client)
     try:
@@ -89,6 +89,8 @@ def check_redis(client: redis.Redis, settings: Settings, *, serves: bool = False
     except redis.exceptions.NoPermissionError as error:
         # SELECT for another database than 0, CLIENT SETNAME for redis_client_name.
         commands, places, in_cluster = _IN_QUOTES.findall(str(error)), [], False
+    except OSError as error:
+        raise redis.ConnectionError(f"no answer from Redis: {error}") from error
     finally:
         connection.close()
     address = without_password(settings.result_backend)

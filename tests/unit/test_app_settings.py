@@ -102,6 +102,18 @@ def test_another_broker_than_rabbitmq_is_refused(broker: Any) -> None:
     assert "pw" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("broker", "conf"),
+    [
+        ("amqp://a:port//", {}),
+        ("amqp://a//;amqp://b//", {"broker_failover_strategy": "backwards"}),
+    ],
+)
+def test_a_malformed_address_or_strategy_is_refused(broker: str, conf: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match="broker_"):
+        Broker.of(settings_of(broker, **conf)).connection(heartbeat=0)
+
+
 def test_broker_transport_is_looked_at_where_the_url_has_none() -> None:
     with pytest.raises(ConfigurationError, match="names redis://"):
         settings_of("somewhere", broker_transport="redis")
