@@ -388,12 +388,12 @@ def _connect(settings: Settings, namespace: str | None) -> Process:
         process.connect()
     except redis.RedisError as error:
         raise explain_redis(settings, error) from error
-    except (ConfigurationError, *LOST) as error:
+    except BaseException as error:
         process.control.end_caller(process.caller.hex())
         process.control.forget_job(job_id)
-        if isinstance(error, ConfigurationError):
-            raise
-        raise explain_amqp(process.broker, error) from error
+        if isinstance(error, LOST):
+            raise explain_amqp(process.broker, error) from error
+        raise
     return process
 
 
