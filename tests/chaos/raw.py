@@ -32,7 +32,7 @@ class RawCaller:
         process.control.register_caller(
             self.caller.hex(), process.job_id, lease=300, node_id=None, driver=False
         )
-        self._mailbox = Mailbox(process.settings.broker_url, process.signer, lambda _queue: None)
+        self._mailbox = Mailbox(process.broker, process.signer, lambda _queue: None)
         with self._mailbox.lock:
             self._mailbox.connect()
             # The broker may come to this connection before it does to that of the creator.

@@ -236,7 +236,6 @@ def _login(cluster: PrivateCluster) -> dict[str, str]:
 
 
 DETACHED = """
-from benchmarks.broker_names import queues_and_exchanges
 import celery_actors as ray
 
 ray.init("local", num_cpus=1)
