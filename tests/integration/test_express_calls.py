@@ -17,6 +17,7 @@ from celery import Celery
 from waiting import wait_until, wait_until_alive
 
 import celery_actors as ray
+from celery_actors.client import express as express_module
 from celery_actors.client.current import require_process
 from celery_actors.exceptions import ActorUnavailableError
 from celery_actors.handle import actor_id_of
@@ -105,7 +106,11 @@ def app(cluster: object, brokers: PrivateCluster) -> Any:
 
 
 @pytest.mark.usefixtures("cluster")
-def test_synchronous_calls_go_by_express_and_lie_in_the_mailbox_too(app: Celery) -> None:
+def test_synchronous_calls_go_by_express_and_lie_in_the_mailbox_too(
+    app: Celery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Long enough for several calls, however slow the machine is.
+    monkeypatch.setattr(express_module, "_TOGETHER", 1.0)
     log = Log.remote()
     assert ray.get(log.add.remote(0), timeout=SECONDS) == 1
     calls, process = 300, require_process()
