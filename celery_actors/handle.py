@@ -120,12 +120,17 @@ def check_group(options: MethodOptions, groups: Collection[str]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class ClassDescription:
-    """What a handle knows of its class; travels with the handle."""
+    """What a handle knows of its class; travels with the handle.
+
+    :ivar concurrent: calls of the actor run several at a time, so that none has to wait for
+        arguments of another.
+    """
 
     name: str
     methods: Mapping[str, MethodDescription]
     max_pending_calls: int = -1
     groups: tuple[str, ...] = ()
+    concurrent: bool = False
 
 
 #: Methods that every actor has (as Ray's).
@@ -182,6 +187,7 @@ class ActorMethod(Generic[P, R_co]):
             returns,
             handle._celery_description.max_pending_calls,
             description.encoded,
+            bool(arguments) and handle._celery_description.concurrent,
         )
         if returns == 1:
             if description.streams:

@@ -224,7 +224,11 @@ class ActorClass(Generic[T]):
             is_asyncio(self.__kind), options.max_concurrency, options.concurrency_groups
         )
         description = ClassDescription(
-            name, methods, options.max_pending_calls, tuple(options.concurrency_groups)
+            name,
+            methods,
+            options.max_pending_calls,
+            tuple(options.concurrency_groups),
+            not concurrency.serial,
         )
         sys_path = process.environments.paths(environment, _own_paths())
 

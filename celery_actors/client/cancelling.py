@@ -82,7 +82,7 @@ def cancel_children(process: Process, parent: bytes) -> None:
         entries = [
             call.entries[0]
             for box in process.outboxes.values()
-            for call in box.unresolved.values()
+            for call in (*box.unresolved.values(), *box.late.values())
             if call.parent == parent and call.entries
         ]
         entries += process.executors.waiting_children(parent)
@@ -92,10 +92,11 @@ def cancel_children(process: Process, parent: bytes) -> None:
 
 def _find(process: Process, task: int) -> tuple[Outbox, PendingCall] | None:
     for box in process.outboxes.values():
-        call = box.unresolved.get(task)
+        call = box.late.get(task) or box.unresolved.get(task)
         if call is not None and call.task == task and call.entries:
             return box, call
-        for other in box.unresolved.values() if process.executors.leases(box.actor) else ():
+        renumbers = box.has_been_late or process.executors.leases(box.actor)
+        for other in box.unresolved.values() if renumbers else ():
             # One without return values stands where a task was that was taken back.
             if other.task == task and other.entries:
                 return box, other
@@ -111,10 +112,12 @@ def _withdraw(process: Process, box: Outbox, call: PendingCall) -> None:
     """Empty a call that was not sent; its place in the order must still be taken."""
     _settle(process, call)
     process.housekeeping.calls_failed(box, [call])
+    call.kept = ()
+    if box.is_postponed(call):  # it has no place yet
+        return
     call.flags = call.flags & CallFlag.STORE_NOTHING | CallFlag.CANCELLED
     call.payload, call.options, call.arguments, call.carried = b"", b"", (), ()
     call.holding = False
-    call.kept = ()
 
 
 def withdraw_waiting(process: Process, executor: bytes) -> None:

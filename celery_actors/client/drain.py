@@ -47,7 +47,7 @@ def _unfinished(process: Process) -> bool:
         if process.executors.busy:
             return True
         boxes = [box for box in process.outboxes.values() if _has_calls(box)]
-        if any(box.unsent or box.blocked for box in boxes):
+        if any(box.unsent or box.blocked or box.late for box in boxes):
             return True
     try:
         records = [process.control.actor(box.actor.hex()) for box in boxes]
@@ -58,4 +58,6 @@ def _unfinished(process: Process) -> bool:
 
 
 def _has_calls(box: Outbox) -> bool:
-    return any(not call.flags & CallFlag.RELEASE for call in box.unresolved.values())
+    return bool(box.late) or any(
+        not call.flags & CallFlag.RELEASE for call in box.unresolved.values()
+    )

@@ -101,7 +101,7 @@ class Housekeeping:
             return
 
         def done(_call: PendingCall) -> None:
-            if not box.unresolved and process.holds.get(actor) is None:
+            if not box.unresolved and not box.late and process.holds.get(actor) is None:
                 process.outboxes.pop(actor, None)
 
         sequence = process.next_sequence()

@@ -1,7 +1,9 @@
 """The outbox: this process's calls to one actor, from submission until they are resolved.
 
 Order: calls leave in the order of submission.  A call whose ref arguments are not there
-yet holds back the later ones to the same actor (PROTOCOL, Ref arguments).
+yet holds back the later ones to the same actor (PROTOCOL, Ref arguments).  Calls to an asyncio
+or threaded actor don't: such a call gets its sequence when its arguments are there, so that the
+actor sees neither a gap nor a call out of order.
 
 Exactly once: a call stays here until its result, or the caller's cursor at the actor,
 says that it is finished.  What was lost on the way is sent again; the actor drops
@@ -135,6 +137,10 @@ class Outbox:
         self.unresolved: dict[int, PendingCall] = {}
         self.unsent: deque[PendingCall] = deque()
         self.blocked: deque[PendingCall] = deque()
+        self.late: dict[int, PendingCall] = {}
+        """By task: calls to a concurrent actor that wait for their arguments, without a sequence
+        yet."""
+        self.has_been_late = False  # a call's sequence may differ from its task
         self.bytes = 0
         self.windows = 1
         self.dead: Exception | None = None
@@ -163,6 +169,19 @@ class Outbox:
             self.blocked.append(call)
         else:
             self.unsent.append(call)
+
+    def postpone(self, call: PendingCall) -> None:
+        """Take a call that holds back no other: it is added when its arguments are there."""
+        self.late[call.task] = call
+        self.has_been_late = True
+        self.bytes += call.size
+
+    def is_postponed(self, call: PendingCall) -> bool:
+        """Whether a call still waits without a sequence; then it does so no longer."""
+        if self.late.pop(call.task, None) is None:
+            return False
+        self.bytes -= call.size
+        return True
 
     def _held_back(self, call: PendingCall) -> bool:
         return call.holding or any(map(self._awaited, call.arguments))
@@ -278,11 +297,12 @@ class Outbox:
         :returns: what may not have run, the constructor too if that isn't known to have ended.
         """
         self.dead = error
-        failed = list(self.unresolved.values())
+        failed = [*self.unresolved.values(), *self.late.values()]
         if self.constructing is not None:
             failed.insert(0, self.constructing)
             self.constructing = None
         self.unresolved.clear()
+        self.late.clear()
         self.unsent.clear()
         self.blocked.clear()
         self.bytes = 0

@@ -52,6 +52,8 @@ def _all(process: Process) -> Iterator[CallReport]:
                 yield _task(process, call, state, box.actor.hex())
             else:
                 yield _report(process, call, ACTOR_CALL, state, box.actor.hex())
+        for call in box.late.values():
+            yield _report(process, call, ACTOR_CALL, _ARGUMENTS, box.actor.hex())
 
 
 def _state(box: Outbox, call: PendingCall) -> str:

@@ -74,6 +74,7 @@ class Sender:
         returns: int,
         limit: int = -1,
         options: bytes = b"",
+        any_order: bool = False,
     ) -> tuple[Entry, ...]:
         """Submit a call to an actor; returns the entries of its return values.
 
@@ -81,6 +82,8 @@ class Sender:
             :class:`~celery_actors.protocol.payload.RefArgument`.
         :param limit: ``max_pending_calls`` of the handle, -1: none.
         :param options: encoded (see protocol.call_options).
+        :param any_order: arguments that are still to come hold back this call alone: the actor
+            runs several calls at a time.
         :raises PendingCallsLimitExceeded: too many calls wait unresolved.
         """
         payload, flags, kept = self.payload(dumped)
@@ -116,8 +119,12 @@ class Sender:
                 call.options = options
             call.parent = parent
             box = process.outboxes.get(actor) or process.outbox(actor)
-            send = self._submit(box, call, sequence)
-        if carried:
+            send = (
+                self._postpone(box, call, dumped)
+                if any_order and box.dead is None and any(entry.pending for entry in arguments)
+                else self._submit(box, call, sequence)
+            )
+        if call.carried:
             self._hold_for(call, actor, dumped)
             send = True
         if send:
@@ -132,6 +139,39 @@ class Sender:
             self._p.housekeeping.calls_failed(box, box.fail(box.dead))
             return False
         return self.enqueue(box, call, sequence)
+
+    def _postpone(self, box: Outbox, call: PendingCall, dumped: Dumped) -> bool:
+        """Submit a call once its arguments are there; it holds back no other.  Under the lock.
+
+        Until it is resolved it keeps this process's hold on the actor: a release that went
+        before it would end the actor.  The holds of handles inside it are written when it has
+        its sequence, which is part of their names; meanwhile this process keeps the handles.
+
+        :returns: that nothing is to be sent now.
+        """
+        process = self._p
+        call.carried, call.holding = (), False
+        hold = process.holds.get(box.actor)
+        if hold is not None:
+            call.kept = (*call.kept, hold)
+        box.postpone(call)
+
+        def submit() -> None:
+            self.settle_argument_errors(call.arguments)
+            with process.lock:
+                if not box.is_postponed(call):  # cancelled, or the actor is dead
+                    return
+                if dumped.actors:
+                    call.carried, call.holding = tuple(dumped.actors), True
+                send = self._submit(box, call, process.next_sequence())
+            if call.holding:
+                self._hold_for(call, box.actor, dumped)
+                send = True
+            if send:
+                self.flush()
+
+        process.objects.when_settled(call.arguments, submit)
+        return False
 
     def enqueue(self, box: Outbox, call: PendingCall, sequence: int) -> bool:
         """Add a call to its outbox; whether the calling thread should send.  Under the lock.
@@ -175,10 +215,11 @@ class Sender:
         box = self._p.outboxes.get(actor)
         if box is None or box.dead is not None:
             return
-        if limit > 0 and len(box.unresolved) >= limit:
+        if limit > 0 and len(box.unresolved) + len(box.late) >= limit:
             raise PendingCallsLimitExceeded(
-                f"{len(box.unresolved)} calls to actor {actor.hex()} are unresolved and its "
-                f"handle allows max_pending_calls={limit}: wait for some results first"
+                f"{len(box.unresolved) + len(box.late)} calls to actor {actor.hex()} are "
+                f"unresolved and its handle allows max_pending_calls={limit}: wait for some "
+                "results first"
             )
         if not box.is_full(
             box.windows * settings.window_calls, box.windows * settings.window_bytes

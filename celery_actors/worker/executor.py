@@ -169,7 +169,7 @@ class Executor:
                 function, args, kwargs = runner.prepare(run)
                 value = function(*args, **kwargs)
                 if run.options.streams:
-                    value = produce(self._producer(run), run, value)
+                    value = produce(self._producer(run), run, value, lambda: self._invoke(run))
                 elif type(value) is CoroutineType:
                     # A plain method that wraps an `async def` one: the class has no event loop.
                     value = asyncio.run(value)
@@ -178,6 +178,10 @@ class Executor:
                     continue
                 return None, raised
             return value, None
+
+    def _invoke(self, run: Run) -> Any:
+        function, args, kwargs = self._runner.prepare(run)
+        return function(*args, **kwargs)
 
     def _begun(self, run: Run) -> None:
         """A call begins; tasks say here how they are interrupted."""

@@ -2,13 +2,14 @@
 
 Each value is stored under an id of its own and pushed to the caller.  The call's return
 value, stored at its end, is their number, so that a caller which lost pushes knows what to
-read from the store.  An exception in the generator becomes the stream's last value.
+read from the store.  An exception in the generator becomes the stream's last value, or has
+the generator called again (``retry_exceptions``): what was sent before is not sent again.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, Iterable, Iterator
+from collections.abc import AsyncIterable, Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from celery_actors.ids import item_sequence, object_id
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["Producer", "produce", "produce_async"]
 
 _LOOK_EVERY = 5.0
+_AGAIN: Any = object()  # stands for a generator that is still to be made by another call
 
 
 class Producer:
@@ -35,15 +37,29 @@ class Producer:
         self._run = run
         self._credit = run.options.window
         self.count = 0
+        """How many values were sent."""
+        self._passed = 0  # how many values this attempt has yielded
+        self._sent = False  # the last one
 
     def _place(self) -> tuple[bytes, int, int]:
         call = self._run.call
         sequence, place = item_sequence(call.task, self.count)
         return object_id(call.caller, sequence, place), sequence, place
 
+    def begin(self) -> None:
+        """An attempt begins."""
+        self._passed = 0
+
+    def begins_again(self, error: BaseException) -> bool:
+        """Whether the generator, which raised, is called again."""
+        return self._runner.runs_again(self._run, error)
+
     def send(self, value: Any) -> None:
-        """Send one value."""
-        self._commit(self._runner.stored(self._run.call, value, *self._place()))
+        """Send one value, unless an earlier attempt has sent the value of that place."""
+        self._passed += 1
+        self._sent = self._passed > self.count
+        if self._sent:
+            self._commit(self._runner.stored(self._run.call, value, *self._place()))
 
     def send_error(self, error: BaseException) -> None:
         """The generator raised: its error is the last value."""
@@ -57,7 +73,7 @@ class Producer:
     @property
     def must_wait(self) -> bool:
         """Whether the consumer has to take a value before the next may be made."""
-        if self._run.options.window < 0:
+        if self._run.options.window < 0 or not self._sent:
             return False
         self._credit -= 1
         return self._credit < 0
@@ -74,41 +90,60 @@ class Producer:
         return False
 
 
-def produce(producer: Producer, run: Run, generator: Any) -> int:
-    """Send all that ``generator`` yields; returns how many values there were."""
+def produce(producer: Producer, run: Run, generator: Any, again: Callable[[], Any]) -> int:
+    """Send all that ``generator`` yields; returns how many values there were.
+
+    :param again: calls the function again, which raised what it is to be retried after.
+    """
     if isinstance(generator, AsyncIterable):  # of a plain method that wraps an async generator
-        return asyncio.run(produce_async(producer, run, generator))
-    try:
-        for value in _iterate(generator):
-            producer.send(value)
-            if run.cancelled or (producer.must_wait and not producer.wait()):
-                break
-    except BaseException as error:
-        if not is_result(error, run.cancelled):
-            raise
-        producer.send_error(error)
-    return producer.count
+        return asyncio.run(produce_async(producer, run, generator, again))
+    while True:
+        producer.begin()
+        try:
+            for value in _iterate(again() if generator is _AGAIN else generator):
+                producer.send(value)
+                if run.cancelled or (producer.must_wait and not producer.wait()):
+                    break
+        except BaseException as error:
+            if not is_result(error, run.cancelled):
+                raise
+            if producer.begins_again(error):
+                generator = _AGAIN
+                continue
+            producer.send_error(error)
+        return producer.count
 
 
-async def produce_async(producer: Producer, run: Run, generator: Any) -> int:
+async def produce_async(
+    producer: Producer, run: Run, generator: Any, again: Callable[[], Any]
+) -> int:
     """As :func:`produce`, on an event loop; takes both kinds of generators."""
-    try:
-        if isinstance(generator, AsyncIterable):
-            async for value in generator:
-                producer.send(value)
-                if producer.must_wait and not await asyncio.to_thread(producer.wait):
-                    break
-        else:
-            for value in _iterate(generator):
-                producer.send(value)
-                if producer.must_wait and not await asyncio.to_thread(producer.wait):
-                    break
-                await asyncio.sleep(0)  # other calls of the actor get their turn
-    except BaseException as error:
-        if not is_result(error, run.cancelled):
-            raise
-        producer.send_error(error)
-    return producer.count
+    while True:
+        producer.begin()
+        try:
+            await _send_all(producer, again() if generator is _AGAIN else generator)
+        except BaseException as error:
+            if not is_result(error, run.cancelled):
+                raise
+            if producer.begins_again(error):
+                generator = _AGAIN
+                continue
+            producer.send_error(error)
+        return producer.count
+
+
+async def _send_all(producer: Producer, generator: Any) -> None:
+    if isinstance(generator, AsyncIterable):
+        async for value in generator:
+            producer.send(value)
+            if producer.must_wait and not await asyncio.to_thread(producer.wait):
+                break
+        return
+    for value in _iterate(generator):
+        producer.send(value)
+        if producer.must_wait and not await asyncio.to_thread(producer.wait):
+            break
+        await asyncio.sleep(0)  # other calls of the actor get their turn
 
 
 def _iterate(generator: Any) -> Iterator[Any]:

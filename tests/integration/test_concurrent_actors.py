@@ -5,15 +5,21 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from waiting import wait_until
+from waiting import wait_for_state, wait_until
 
 import celery_actors as ray
 from celery_actors.client.current import require_process
-from celery_actors.exceptions import ActorDiedError, TaskError
+from celery_actors.exceptions import (
+    ActorDiedError,
+    PendingCallsLimitExceeded,
+    TaskCancelledError,
+    TaskError,
+)
 from celery_actors.protocol.cursors import Cursor
 
 pytestmark = pytest.mark.usefixtures("cluster")
@@ -81,6 +87,72 @@ class Meeting:
 
     def open(self) -> None:
         self.gate.set()
+
+
+@ray.remote(concurrency_groups={"io": 2, "health": 2})
+class Loops:
+    """An asyncio actor whose groups block their threads."""
+
+    def __init__(self) -> None:
+        self.gate = threading.Event()
+        self.blocks = False
+
+    def _where(self) -> tuple[int, int]:
+        return threading.get_ident(), id(asyncio.get_running_loop())
+
+    async def block(self) -> str:
+        assert self.gate.wait(20)
+        return "default"
+
+    @ray.method(concurrency_group="io")
+    async def block_io(self) -> str:
+        assert self.gate.wait(20)
+        return "io"
+
+    @ray.method(concurrency_group="health")
+    def open(self) -> None:
+        self.gate.set()
+
+    async def block_shortly(self) -> str:
+        threading.Timer(0.5, self.gate.set).start()
+        self.blocks = True
+        return await self.block()
+
+    @ray.method(concurrency_group="health")
+    def is_blocked(self) -> bool:
+        return self.blocks
+
+    async def where(self) -> tuple[int, int]:
+        return self._where()
+
+    @ray.method(concurrency_group="io")
+    def where_io(self) -> tuple[int, int]:
+        return self._where()
+
+    @ray.method(concurrency_group="io")
+    async def sleep(self) -> None:
+        await asyncio.sleep(60)
+
+    @ray.method(concurrency_group="io")
+    async def name(self) -> tuple[str, str]:
+        before = ray.get_runtime_context().get_task_id()
+        await asyncio.sleep(0.01)
+        return before, ray.get_runtime_context().get_task_id()
+
+    @ray.method(concurrency_group="io")
+    async def count(self) -> AsyncIterator[int]:
+        for number in range(3):
+            await asyncio.sleep(0)
+            yield number
+
+    @ray.method(concurrency_group="io")
+    async def exit(self) -> None:
+        ray.actor.exit_actor()
+
+    @ray.method(concurrency_group="health")
+    async def call(self, me: Any) -> str:
+        await me.open.remote()
+        return "called itself"
 
 
 @ray.remote(concurrency_groups={"io": 1, "compute": 2})
@@ -266,3 +338,221 @@ def test_the_loop_goes_on_while_a_call_sleeps() -> None:
     actor = Sleeper.remote()
     ends = ray.get([actor.sleep.remote() for _ in range(100)])
     assert max(ends) - min(ends) < 100 * 0.05 / 2  # one after another it would be 5 s
+
+
+# -- a loop for each group ------------------------------------------------------------------
+
+
+def test_groups_of_an_asyncio_actor_have_loops_and_threads_of_their_own() -> None:
+    actor = Loops.remote()
+    (default, default_loop), (io, io_loop) = ray.get(
+        [actor.where.remote(), actor.where_io.remote()]
+    )
+    assert default != io
+    assert default_loop != io_loop
+    assert ray.get(actor.where_io.remote()) == (io, io_loop)
+    assert ray.get(actor.where.options(concurrency_group="io").remote()) == (io, io_loop)
+
+
+def test_a_group_that_blocks_its_thread_holds_up_no_other() -> None:
+    actor = Loops.remote()
+    blocked = [actor.block.remote(), actor.block_io.remote()]
+    behind = [actor.where.remote(), actor.where_io.remote()]
+    assert ray.wait(blocked + behind, timeout=0.3)[0] == []
+    ray.get(actor.open.remote(), timeout=20)
+    assert ray.get(blocked, timeout=20) == ["default", "io"]
+    assert len(ray.get(behind, timeout=20)) == 2
+
+
+def test_calls_of_a_group_s_loop_know_their_own_context_and_stream() -> None:
+    actor = Loops.remote()
+    refs = [actor.name.remote() for _ in range(10)]
+    for before, after in ray.get(refs):
+        assert before == after
+    assert len({before for before, _ in ray.get(refs)}) == 10
+    assert [ray.get(ref) for ref in actor.count.remote()] == [0, 1, 2]
+
+
+def test_a_call_of_a_group_s_loop_is_cancelled() -> None:
+    actor = Loops.remote()
+    sleeping = [actor.sleep.remote(), actor.sleep.remote()]
+    waiting = actor.where_io.remote()  # the group is full
+    assert ray.wait([*sleeping, waiting], timeout=0.3)[0] == []
+    ray.cancel(sleeping[0])
+    with pytest.raises(TaskCancelledError):
+        ray.get(sleeping[0], timeout=20)
+    assert len(ray.get(waiting, timeout=20)) == 2
+
+
+def test_an_actor_with_several_loops_ends_when_its_calls_are_done() -> None:
+    actor = Loops.remote()
+    blocked = [actor.block.remote(), actor.block_io.remote()]
+    calling = actor.call.remote(actor)
+    actor_id = actor._celery_actor.hex()
+    del actor
+    assert ray.get([*blocked, calling], timeout=20) == ["default", "io", "called itself"]
+    wait_for_state(actor_id, "DEAD")
+
+
+def test_an_actor_with_several_loops_ends_itself() -> None:
+    actor = Loops.remote()
+    blocked = actor.block_shortly.remote()
+    wait_until(lambda: ray.get(actor.is_blocked.remote()), "the default group to be blocked")
+    over = actor.exit.remote()
+    with pytest.raises(ActorDiedError):
+        ray.get(over, timeout=20)
+    assert ray.get(blocked, timeout=20) == "default", "what runs ends first"
+    with pytest.raises(ActorDiedError):
+        ray.get(actor.where.remote(), timeout=20)
+
+
+# -- arguments that are late ----------------------------------------------------------------
+
+
+@ray.remote(num_cpus=0)
+class Gate:
+    """Gives its values out when told so."""
+
+    def __init__(self) -> None:
+        self.event = asyncio.Event()
+
+    async def value(self, value: Any) -> Any:
+        await self.event.wait()
+        if isinstance(value, Exception):
+            raise value
+        return value
+
+    async def open(self) -> None:
+        self.event.set()
+
+
+class Echo:
+    def __init__(self) -> None:
+        self.seen: list[Any] = []
+
+    def echo(self, value: Any, _other: Any = None) -> Any:
+        self.seen.append(value)
+        return value
+
+    def all(self) -> list[Any]:
+        return self.seen
+
+    def ask(self, other: Any, number: int) -> Any:
+        return ray.get(other[0].echo.remote(number))
+
+    def wait(self, event: Any = None) -> None:
+        time.sleep(60)
+
+
+class AsyncEcho(Echo):
+    async def own(self) -> None: ...
+
+
+concurrent = pytest.mark.parametrize(
+    ("kind", "options"), [(Echo, {"max_concurrency": 2}), (AsyncEcho, {})]
+)
+
+
+@concurrent
+def test_a_late_argument_holds_back_no_later_call(kind: type, options: dict[str, Any]) -> None:
+    gate, actor = Gate.remote(), ray.remote(kind).options(**options).remote()
+    late = actor.echo.remote(gate.value.remote("late"))
+    later = actor.echo.remote(late)  # also one that waits for that
+    assert ray.get([actor.echo.remote(number) for number in range(3)], timeout=20) == [0, 1, 2]
+    assert ray.wait([late, later], timeout=0.1)[0] == []
+    gate.open.remote()
+    assert ray.get([late, later], timeout=20) == ["late", "late"]
+    assert sorted(map(str, ray.get(actor.all.remote()))) == ["0", "1", "2", "late", "late"]
+
+
+def test_a_serial_actor_keeps_the_order_behind_a_late_argument() -> None:
+    gate, actor = Gate.remote(), ray.remote(Echo).remote()
+    late = [actor.echo.remote(gate.value.remote("late")), actor.echo.remote(1)]
+    assert ray.wait(late, timeout=0.3)[0] == []
+    gate.open.remote()
+    ray.get(late, timeout=20)
+    assert ray.get(actor.all.remote()) == ["late", 1]
+
+
+@concurrent
+def test_a_call_with_a_late_argument_keeps_its_actor(kind: type, options: dict[str, Any]) -> None:
+    gate, actor = Gate.remote(), ray.remote(kind).options(**options).remote()
+    late = actor.echo.remote(gate.value.remote("late"))
+    actor_id = actor._celery_actor.hex()
+    del actor
+    ray.get([Gate.remote().open.remote() for _ in range(2)])  # the release would be sent by now
+    gate.open.remote()
+    assert ray.get(late, timeout=20) == "late"
+    wait_for_state(actor_id, "DEAD")
+
+
+@concurrent
+def test_a_handle_beside_a_late_argument_arrives(kind: type, options: dict[str, Any]) -> None:
+    gate, actor = Gate.remote(), ray.remote(kind).options(**options).remote()
+    inside = ray.remote(Echo).remote()
+    asked = actor.ask.remote([inside], gate.value.remote(5))
+    del inside
+    gate.open.remote()
+    assert ray.get(asked, timeout=20) == 5
+
+
+@concurrent
+def test_a_late_argument_that_fails(kind: type, options: dict[str, Any]) -> None:
+    gate, actor = Gate.remote(), ray.remote(kind).options(**options).remote()
+    late = actor.echo.remote(gate.value.remote(KeyError("none")))
+    gate.open.remote()
+    with pytest.raises(KeyError, match="none"):
+        ray.get(late, timeout=20)
+    assert ray.get(actor.all.remote()) == []
+
+
+@concurrent
+def test_a_call_with_a_late_argument_is_cancelled(kind: type, options: dict[str, Any]) -> None:
+    gate, actor = Gate.remote(), ray.remote(kind).options(**options).remote()
+    late = actor.echo.remote(gate.value.remote("late"))
+    ray.cancel(late)
+    with pytest.raises(TaskCancelledError):
+        ray.get(late, timeout=20)
+    gate.open.remote()
+    assert ray.get(actor.echo.remote(1), timeout=20) == 1
+    assert ray.get(actor.all.remote()) == [1]
+
+
+def test_a_call_that_was_late_is_cancelled_while_it_runs() -> None:
+    @ray.remote
+    class Sleeper:
+        async def sleep(self, event: Any) -> None:
+            await asyncio.sleep(60)
+
+    gate, actor = Gate.remote(), Sleeper.remote()
+    late = actor.sleep.remote(gate.value.remote("late"))
+    ray.get(gate.open.remote())
+    wait_until(
+        lambda: not require_process().outboxes[actor._celery_actor].late, "the call to be sent"
+    )
+    ray.cancel(late)
+    with pytest.raises(TaskCancelledError):
+        ray.get(late, timeout=20)
+
+
+@concurrent
+def test_a_call_with_a_late_argument_fails_with_its_actor(
+    kind: type, options: dict[str, Any]
+) -> None:
+    gate, actor = Gate.remote(), ray.remote(kind).options(**options).remote()
+    late = actor.echo.remote(gate.value.remote("late"))
+    ray.get(actor.all.remote())
+    ray.kill(actor)
+    gate.open.remote()
+    with pytest.raises(ActorDiedError):
+        ray.get(late, timeout=20)
+
+
+def test_calls_with_late_arguments_count_as_pending() -> None:
+    gate = Gate.remote()
+    actor = ray.remote(Echo).options(max_concurrency=2, max_pending_calls=2).remote()
+    late = [actor.echo.remote(gate.value.remote(number)) for number in range(2)]
+    with pytest.raises(PendingCallsLimitExceeded, match="2 calls"):
+        actor.echo.remote(2)
+    gate.open.remote()
+    assert ray.get(late, timeout=20) == [0, 1]

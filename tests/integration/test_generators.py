@@ -6,6 +6,7 @@ import asyncio
 import pickle
 import threading
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -218,3 +219,111 @@ def test_ten_streams_at_a_time() -> None:
     streams = [actor.count.remote(50) for _ in range(10)]
     for stream in streams:
         assert [ray.get(ref) for ref in stream] == list(range(50))
+
+
+class _Passing(Exception):
+    pass
+
+
+class _Again:
+    """Its streams raise at their first attempts."""
+
+    def __init__(self) -> None:
+        self.attempts = 0
+        self.begun: list[int] = []
+
+    @ray.method(retry_exceptions=[_Passing], max_task_retries=2)
+    def give(self, fails: int) -> Iterator[str]:
+        self.attempts += 1
+        yield f"a{self.attempts}"
+        yield f"b{self.attempts}"
+        if self.attempts <= fails:
+            raise _Passing
+        yield f"c{self.attempts}"
+
+    @ray.method(retry_exceptions=True, max_task_retries=1)
+    def shorter(self) -> Iterator[int]:
+        self.attempts += 1
+        yield 1
+        if self.attempts == 1:
+            yield 2
+            raise _Passing
+
+    @ray.method(retry_exceptions=[_Passing], max_task_retries=2)
+    def other(self) -> Iterator[int]:
+        self.attempts += 1
+        yield 1
+        raise KeyError
+
+    @ray.method(num_returns="streaming", retry_exceptions=True, max_task_retries=2)
+    def no_generator(self) -> None:
+        self.attempts += 1
+
+    def count(self) -> int:
+        return self.attempts
+
+
+class _AsyncAgain(_Again):
+    @ray.method(retry_exceptions=[_Passing], max_task_retries=2)
+    async def give(self, fails: int) -> AsyncIterator[str]:  # type: ignore[override]
+        for value in super().give(fails):
+            await asyncio.sleep(0)
+            yield value
+
+
+def _taken(stream: Any) -> list[Any]:
+    values: list[Any] = []
+    for ref in stream:
+        try:
+            values.append(ray.get(ref, timeout=20))
+        except _Passing:
+            values.append(_Passing)
+        except (KeyError, TypeError) as error:
+            values.append(str(error))
+    return values
+
+
+@pytest.mark.parametrize("kind", [_Again, _AsyncAgain])
+@pytest.mark.parametrize("options", [{}, {"max_concurrency": 2}])
+def test_a_stream_that_raises_is_called_again_and_goes_on(
+    kind: type, options: dict[str, Any]
+) -> None:
+    actor: Any = ray.remote(kind).options(**options).remote()
+    assert _taken(actor.give.remote(2)) == ["a1", "b1", "c3"]
+    assert ray.get(actor.count.remote()) == 3
+    assert _taken(actor.give.remote(9)) == ["a4", "b4", _Passing]
+    assert ray.get(actor.count.remote()) == 6
+    window = actor.give.options(_generator_backpressure_num_objects=1).remote(7)
+    assert _taken(window) == ["a7", "b7", "c8"]
+
+
+def test_a_stream_that_is_shorter_at_its_next_attempt() -> None:
+    actor: Any = ray.remote(_Again).remote()
+    assert _taken(actor.shorter.remote()) == [1, 2]
+    assert ray.get(actor.count.remote()) == 2
+
+
+def test_a_stream_is_not_called_again_for_another_error() -> None:
+    actor: Any = ray.remote(_Again).remote()
+    assert len(_taken(actor.other.remote())) == 2
+    assert ray.get(actor.count.remote()) == 1
+
+
+def test_what_returned_no_generator_is_called_again_as_often_as_it_raises() -> None:
+    actor: Any = ray.remote(_Again).remote()
+    (error,) = _taken(actor.no_generator.remote())
+    assert "is for generators" in error
+    assert ray.get(actor.count.remote()) == 3
+
+
+def test_a_task_that_streams_is_called_again(tmp_path: Path) -> None:
+    @ray.remote(max_retries=2, retry_exceptions=[_Passing])
+    def give(marks: Path) -> Iterator[int]:
+        number = len(list(marks.iterdir()))
+        (marks / str(number)).touch()
+        yield number
+        if number < 2:
+            raise _Passing
+        yield number
+
+    assert _taken(give.remote(tmp_path)) == [0, 2]
