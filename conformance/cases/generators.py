@@ -399,3 +399,53 @@ def yield_from(ray):
         yield from (x for x in (3, 4))
 
     assert [ray.get(ref) for ref in count.remote()] == [1, 2, 3, 4]
+
+
+@case("A streaming method that raises is called again; what it has yielded is not repeated")
+def method_retried(ray):
+    class Mine(Exception):
+        pass
+
+    @ray.remote(max_task_retries=3)
+    class Stream:
+        def __init__(self):
+            self.attempts = 0
+
+        @ray.method(num_returns="streaming", retry_exceptions=[Mine])
+        def give(self):
+            self.attempts += 1
+            yield 1
+            if self.attempts < 3:
+                raise Mine
+            yield 2
+
+        def count(self):
+            return self.attempts
+
+    stream = Stream.remote()
+    assert [ray.get(ref, timeout=20) for ref in stream.give.remote()] == [1, 2]
+    assert ray.get(stream.count.remote()) == 3
+
+
+@case("A streaming task that raises is called again with retry_exceptions")
+def task_retried(ray):
+    @ray.remote(num_cpus=0)
+    class Count:
+        def __init__(self):
+            self.n = 0
+
+        def up(self):
+            self.n += 1
+            return self.n
+
+    @ray.remote(max_retries=2, retry_exceptions=True)
+    def give(count):
+        n = ray.get(count.up.remote())
+        yield 1
+        if n < 3:
+            raise ValueError
+        yield 2
+
+    count = Count.remote()
+    assert [ray.get(ref, timeout=20) for ref in give.remote(count)] == [1, 2]
+    assert ray.get(count.up.remote()) == 4

@@ -433,3 +433,112 @@ def all_run(ray):
     actor = Actor.remote()
     ray.get([actor.add.remote(x) for x in range(40)])
     assert ray.get(actor.read.remote()) == list(range(40))
+
+
+@case("An async method that blocks its thread leaves the methods of another group free")
+def blocked_loop(ray):
+    @ray.remote(concurrency_groups={"io": 1, "health": 1})
+    class Server:
+        def __init__(self):
+            self.gate = threading.Event()
+
+        async def compute(self):
+            return self.gate.wait(20)
+
+        @ray.method(concurrency_group="io")
+        async def read(self):
+            return self.gate.wait(20)
+
+        @ray.method(concurrency_group="health")
+        def open(self):
+            self.gate.set()
+
+    server = Server.remote()
+    blocked = [server.compute.remote(), server.read.remote()]
+    assert ray.wait(blocked, timeout=0.3)[0] == []
+    ray.get(server.open.remote(), timeout=20)
+    assert ray.get(blocked, timeout=20) == [True, True]
+
+
+@case("Each group of an asyncio actor has an event loop and a thread of its own")
+def loops_of_groups(ray):
+    @ray.remote(concurrency_groups={"io": 2})
+    class Server:
+        async def where(self):
+            return threading.get_ident(), id(asyncio.get_running_loop())
+
+        @ray.method(concurrency_group="io")
+        async def where_io(self):
+            return threading.get_ident(), id(asyncio.get_running_loop())
+
+    server = Server.remote()
+    default, io, again = ray.get(
+        [server.where.remote(), server.where_io.remote(), server.where_io.remote()]
+    )
+    assert io == again
+    assert default[0] != io[0]
+    assert default[1] != io[1]
+
+
+def _late(ray, kind, **options):
+    @ray.remote(num_cpus=0)
+    class Gate:
+        def __init__(self):
+            self.event = asyncio.Event()
+
+        async def value(self):
+            await self.event.wait()
+            return "late"
+
+        async def open(self):
+            self.event.set()
+
+    gate, actor = Gate.remote(), ray.remote(kind).options(**options).remote()
+    late = actor.echo.remote(gate.value.remote())
+    assert ray.get(actor.echo.remote(1), timeout=20) == 1
+    assert ray.wait([late], timeout=0.1)[0] == []
+    gate.open.remote()
+    assert ray.get(late, timeout=20) == "late"
+
+
+@case("A call to a threaded actor whose argument is late holds back no later call")
+def late_argument_of_threads(ray):
+    class Echo:
+        def echo(self, value):
+            return value
+
+    _late(ray, Echo, max_concurrency=2)
+
+
+@case("A call to an asyncio actor whose argument is late holds back no later call")
+def late_argument_of_asyncio(ray):
+    class Echo:
+        async def echo(self, value):
+            return value
+
+    _late(ray, Echo)
+    _late(ray, Echo, max_concurrency=2)
+
+
+@case("A call to a plain actor whose argument is late holds back the later ones: order stays")
+def late_argument_of_a_plain_actor(ray):
+    @ray.remote(num_cpus=0)
+    def slowly():
+        time.sleep(0.5)
+        return "late"
+
+    @ray.remote
+    class Log:
+        def __init__(self):
+            self.seen = []
+
+        def add(self, value):
+            self.seen.append(value)
+
+        def all(self):
+            return self.seen
+
+    log = Log.remote()
+    log.add.remote(slowly.remote())
+    log.add.remote(1)
+    assert ray.get(log.all.remote(), timeout=20) == ["late", 1]
