@@ -316,10 +316,7 @@ def async_groups(ray):
     assert ray.get(actor.read.remote()) == {"io": 2, "compute": 4}
 
 
-@case(
-    "An async method waits in its group while others of the actor run",
-    better="All groups share one event loop: asyncio's events and locks work across them.",
-)
+@case("An async method waits in its group while others of the actor run")
 def async_groups_apart(ray):
     @ray.remote(concurrency_groups={"io": 1})
     class Actor:
@@ -339,28 +336,6 @@ def async_groups_apart(ray):
     refs = [actor.wait.remote(), actor.wait.remote()]
     ray.get(actor.release.remote(), timeout=8)
     assert ray.get(refs, timeout=8) == ["through"] * 2
-
-
-@async_groups_apart.ours
-def one_loop_for_all_groups(ray):
-    @ray.remote(concurrency_groups={"io": 1})
-    class Actor:
-        def __init__(self):
-            self.event = asyncio.Event()
-
-        @ray.method(concurrency_group="io")
-        async def wait(self):
-            await self.event.wait()
-            return "through"
-
-        async def release(self):
-            self.event.set()
-
-    actor = Actor.remote()
-    ref = actor.wait.remote()
-    ray.wait([ref], timeout=1)
-    ray.get(actor.release.remote(), timeout=8)
-    assert ray.get(ref, timeout=4) == "through"
 
 
 @case("A handle that travelled knows the groups of its methods")
