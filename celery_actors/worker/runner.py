@@ -284,13 +284,15 @@ class Runner:
         call = run.call
         run.over = True
         self._cancellations.end(run)
-        failure = self._failure(run, error)
+        failure: ActorsError | None = None
+        if error is not None or run.cancelled or run.exits:
+            failure = self._failure(run, error)
         error = None  # its traceback refers to this frame: together they would keep the arguments
         results: Sequence[Result] = []
         if failure is None and not call.flags & CallFlag.STORE_NOTHING:
             results, failure = self._results(run, value)
         del value
-        if self.crashed:
+        if self.ending is not None and self.ending.crash is not None:
             return  # as if the process had died by now: its successor may run the call again
         if failure is not None:
             if call.flags & CallFlag.STORE_NOTHING:

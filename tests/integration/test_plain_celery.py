@@ -15,7 +15,7 @@ from celery import Celery
 from celery.app.defaults import DEFAULTS
 from celery.canvas import Signature
 from conftest import StartNode
-from waiting import wait_until
+from waiting import wait_for_state, wait_until
 
 import celery_actors as ray
 from celery_actors.handle import actor_id_of
@@ -103,6 +103,36 @@ def call(app: Celery) -> Iterator[Callable[..., Any]]:
     yield send
     for result in results:
         result.forget()
+
+
+def test_whatever_a_method_raises_is_stored_as_a_failure(call: Callable[..., Any]) -> None:
+    class Stop(BaseException):
+        def __str__(self) -> str:
+            raise self
+
+    class Raising:
+        def fail(self, name: str) -> Any:
+            raise {"stop": Stop, "ctrl-c": KeyboardInterrupt, "leave": SystemExit}[name]()
+
+        def ok(self) -> str:
+            return "ok"
+
+    class OnLoop(Raising):
+        async def nothing(self) -> None:
+            pass
+
+    for kind in (ray.remote(Raising), ray.remote(max_concurrency=2)(Raising), ray.remote(OnLoop)):
+        actor = kind.remote()
+        for name, shown in (("stop", "Stop"), ("ctrl-c", "KeyboardInterrupt")):
+            result = call(actor, "fail", name)
+            wait_until(result.ready, f"the failure of {name}")
+            assert result.status == "FAILURE"
+            assert shown in result.traceback
+        assert call(actor, "ok").get(timeout=SECONDS) == "ok"
+        result = call(actor, "fail", "leave")
+        wait_until(result.ready, "the failure of the call that ended its actor")
+        assert "sys.exit() in" in result.traceback
+        wait_for_state(actor, "DEAD")
 
 
 def test_send_task_and_get(call: Callable[..., Any]) -> None:
