@@ -57,6 +57,8 @@ def make_app() -> Celery:
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
         broker_channel_error_retry=True,
+        # A broker with an alarm does not answer who publishes, not even a connection's end.
+        broker_transport_options={"read_timeout": 10, "write_timeout": 10},
         worker_cancel_long_running_tasks_on_connection_loss=False,
         worker_enable_prefetch_count_reduction=False,
         worker_detect_quorum_queues=False,

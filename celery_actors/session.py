@@ -385,7 +385,7 @@ def _connect(settings: Settings, namespace: str | None) -> Process:
     except redis.RedisError as error:
         raise explain_redis(settings, error) from error
     try:
-        process.connect()
+        process.connect(wait=False)
     except redis.RedisError as error:
         raise explain_redis(settings, error) from error
     except BaseException as error:

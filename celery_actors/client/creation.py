@@ -34,6 +34,7 @@ from celery_actors.exceptions import (
 from celery_actors.ids import mailbox_name, node_queue_name
 from celery_actors.protocol.orders import Order, OrderKind
 from celery_actors.store.express import sweep_express
+from celery_actors.store.outage import is_outage
 
 if TYPE_CHECKING:
     from celery_actors.client.process import Process
@@ -157,6 +158,9 @@ def provide_when_ready(
         except GroupRemoved as error:
             kill_actor(process, actor, str(error))
         except (ActorsError, ValueError, OSError, redis.RedisError) as error:
+            if is_outage(error):
+                process.housekeeping.try_again(go)
+                return
             died = ActorDiedError(f"actor {actor.hex()} could not be created: {error}", actor.hex())
             died.__cause__ = error
             with process.lock:

@@ -43,6 +43,8 @@ def drain(process: Process, before_waiting: Callable[[], object]) -> None:
 def _unfinished(process: Process) -> bool:
     process.flush()
     process.sender.express.settle()
+    if process.mailbox.is_behind or process.mailbox.has_postponed:
+        return True
     with process.lock:
         if process.executors.busy:
             return True

@@ -1,14 +1,12 @@
-"""What a process does from time to time: its lease, and letting go of what was dropped."""
+"""What a process does from time to time, above all letting go of what was dropped."""
 
 from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from time import monotonic
 from typing import TYPE_CHECKING
-
-import redis
 
 from celery_actors.client.broker import LOST
 from celery_actors.client.identity import lease_lost
@@ -19,6 +17,7 @@ from celery_actors.ids import call_owner, split_object_id
 from celery_actors.protocol.calls import CallFlag
 from celery_actors.protocol.signing import SIGNATURE_BYTES
 from celery_actors.protocol.values import ValueFlag
+from celery_actors.store.outage import is_lost, is_outage
 
 if TYPE_CHECKING:
     from celery_actors.client.process import Process
@@ -27,9 +26,9 @@ __all__ = ["Housekeeping"]
 
 logger = logging.getLogger(__name__)
 
-_AWAY: tuple[type[Exception], ...] = (redis.ConnectionError, redis.TimeoutError, *LOST)
 _COLLECT_EVERY = 0.2
 _HEARTBEAT_EVERY = 2.5
+_AGAIN = 0.5  # until what Redis could not do now is tried again, in seconds
 
 
 class Housekeeping:
@@ -38,12 +37,12 @@ class Housekeeping:
     def __init__(self, process: Process) -> None:
         self._process = process
         now = monotonic()
-        self._lease_due = now + process.settings.lease / 3
         self._heartbeat_due = now + _HEARTBEAT_EVERY
         self._extend_due = now + process.settings.result_ttl / 3
         self._garbage: list[Entry] = []
         # Those of them whose shared memory the next value may take at once.
         self._reusable: deque[Entry] = deque()
+        self._postponed: list[Callable[[], None]] = []
         self._lent: dict[bytes, bytes | None] = {}  # own objects that only others keep
         self._returned: deque[bytes] = deque()
         self._uncarried: deque[tuple[bytes, str]] = deque()
@@ -154,6 +153,15 @@ class Housekeeping:
         with process.lock:
             garbage, self._garbage = self._garbage, []
             self._reusable.clear()  # they are released below with the others
+        try:
+            self._release(garbage)
+        except Exception:  # what is released twice is gone all the same
+            with process.lock:
+                self._garbage = garbage + self._garbage
+            raise
+
+    def _release(self, garbage: Sequence[Entry]) -> None:
+        process = self._process
         awaited = [entry.oid for entry in garbage if entry.foreign and entry.pending]
         process.results.stop_waiting(awaited, process.caller.hex())
         self._give_back(garbage)
@@ -162,7 +170,7 @@ class Housekeeping:
         while self._returned:
             oid = self._returned.popleft()
             if oid in self._lent and oid not in process.objects.entries:
-                lent[oid] = self._lent.pop(oid)
+                lent[oid] = self._lent[oid]
         own.update(self._not_lent(lent))
         if not own:
             return
@@ -219,25 +227,45 @@ class Housekeeping:
     def tick(self) -> float:
         """Do what is due; returns when to come again (monotonic seconds)."""
         process = self._process
-        now = monotonic()
+        now, again = monotonic(), float("inf")
         with process.lock:
             self.collect()
-        if process.connected:
-            try:
-                process.flush()
-                process.recovery.run()
-                process.executors.tick(now)
-                process.groups.run(now)
-                self._release_carried()
-                self._release_values()
-                self._resend(now)
-                self._extend(now)
-                self._beat(now)
-            except _AWAY as error:
-                logger.debug("housekeeping was interrupted: %s", error)
+        try:
+            if process.lost_lease == process.caller.hex():
+                lease_lost(process)
+            if process.connected:
+                self._do(now)
+        except Exception as error:
+            if is_lost(error) or isinstance(error, LOST):
                 process.on_lost()
+            elif not is_outage(error):
+                raise
+            logger.debug("housekeeping was interrupted: %s", error)
+            again = now + _AGAIN
         process.run_after()
-        return self._next(now)
+        return min(again, self._next(now))
+
+    def _do(self, now: float) -> None:
+        process = self._process
+        self._beat(now)
+        process.flush()
+        process.recovery.run()
+        postponed, self._postponed = self._postponed, []
+        for action in postponed:
+            action()
+        process.executors.tick(now)
+        process.groups.run(now)
+        self._resend(now)
+        self._extend(now)
+        self._release_carried()
+        self._release_values()
+
+    def try_again(self, action: Callable[[], None]) -> None:
+        """Have the background thread do what Redis could not do now.  Any thread.
+
+        :param action: raises no outage; while one lasts it comes here again.
+        """
+        self._postponed.append(action)
 
     def _next(self, now: float) -> float:
         process = self._process
@@ -248,10 +276,10 @@ class Housekeeping:
             process.executors.next_due,
             process.groups.next_due,
         ]
-        if process.driver and not process.closed:
-            due.append(self._lease_due)
         with process.lock:
             due += [box.next_resend for box in process.outboxes.values() if box.next_resend]
+            if self._postponed:
+                due.append(now + _AGAIN)
             # A finalizer can't wake anybody: while something may be dropped, look.
             if process.objects.entries or len(process.holds):
                 due.append(now + _COLLECT_EVERY)
@@ -271,15 +299,9 @@ class Housekeeping:
             finally:
                 process.mailbox.lock.release()
             process.flush()  # for those who found the lock taken
-        if process.driver and not process.closed and now >= self._lease_due:
-            self._lease_due = now + process.settings.lease / 3
-            renewed = process.control.renew_caller(process.caller.hex(), process.settings.lease)
-            # Who ends the job says that it is closed before the lease goes.
-            if not renewed and not process.closed:
-                lease_lost(process)
 
     def _resend(self, now: float) -> None:
-        """A caller without progress reads the store, then sends its oldest call again."""
+        """A caller without progress sends its last call again; if that helps not, it looks."""
         process = self._process
         with process.lock:
             due = [
@@ -288,7 +310,8 @@ class Housekeeping:
                 if (call := box.resend_due(now)) is not None
             ]
         for box, call in due:
-            process.recovery.check_if_dead(box)
+            if box.resends > 1:
+                process.recovery.check_if_dead(box)
             with process.lock:
                 if call.sequence in box.unresolved and call not in box.unsent:
                     box.unsent.appendleft(call)

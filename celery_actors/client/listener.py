@@ -56,7 +56,7 @@ class Listener:
         self._followers: list[threading.Event] = []
         self._last_foreground = 0.0
         # Used by the leader only, whoever it is.
-        self._polls: dict[tuple[int, ...], select.poll] = {}
+        self._polls: dict[tuple[int, int, int, bool], select.poll] = {}
         self._wanted = 0
         self._wakeup = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._leader_wakeup = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -131,14 +131,11 @@ class Listener:
         """Whether the caller is the background thread."""
         return threading.current_thread() is self._thread
 
-    def wait_connected(self, timeout: float) -> None:
-        """Wait until the background thread has connected again, or ``timeout`` seconds."""
-        deadline = monotonic() + timeout
-        while not self._process.connected and not self._closing:
-            left = deadline - monotonic()
-            if left <= 0:
-                return
-            self._follow(Waiter(1), left)
+    def watch_broker(self) -> None:
+        """Have whoever reads the sockets write what the broker did not take."""
+        self.wake()
+        with contextlib.suppress(OSError):
+            os.eventfd_write(self._leader_wakeup, 1)
 
     def _lead(self, waiter: Waiter, deadline: float | None, once: bool) -> None:
         while waiter.remaining > 0 and self._process.connected and not self._closing:
@@ -195,7 +192,7 @@ class Listener:
             process.on_lost()
             return
         mine = self._wakeup if background else self._leader_wakeup
-        poll = self._poll(pushes, broker, mine)
+        poll = self._poll(pushes, broker, mine, process.mailbox.is_behind)
         milliseconds = None if timeout is None else max(0.0, timeout) * 1000
         for number, _ in self._spin(poll, milliseconds) if spin else self._idle(poll, milliseconds):
             if number == pushes:
@@ -228,23 +225,27 @@ class Listener:
         self._process.sender.express.catch_up()
         return poll.poll(milliseconds)
 
-    def _poll(self, *numbers: int) -> select.poll:
+    def _poll(self, pushes: int, broker: int, mine: int, behind: bool) -> select.poll:
         """Return a poll object for descriptors; the same ones mostly come again.
 
         A number may have come to mean another file: poll() looks at the numbers only.
+
+        :param behind: what the broker has not taken is to be written as well.
         """
-        poll = self._polls.get(numbers)
+        key = pushes, broker, mine, behind
+        poll = self._polls.get(key)
         if poll is None:
             self._polls.clear()
-            poll = self._polls[numbers] = select.poll()
-            for number in numbers:
+            poll = self._polls[key] = select.poll()
+            for number in (pushes, broker, mine):
                 if number >= 0:
-                    poll.register(number, select.POLLIN)
+                    write = select.POLLOUT if behind and number == broker else 0
+                    poll.register(number, select.POLLIN | write)
         return poll
 
     def _service_broker(self) -> None:
         mailbox = self._process.mailbox
-        # A sender that the broker's back-pressure holds has the lock: look again later.
+        # Who sends to a busy broker has the lock for a little: look again later.
         if not mailbox.lock.acquire(timeout=0.01):
             return
         try:

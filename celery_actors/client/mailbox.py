@@ -2,23 +2,25 @@
 
 Publishing writes prebuilt frames to py-amqp's transport: the method and header frames of
 a call to a given queue differ from message to message only in the body's length.
-``connection.blocked`` is not negotiated, since py-amqp then makes four system calls a
-publish instead of one; a broker under a memory alarm stops reading instead, which blocks
-the sender just the same.
+No write blocks for long, also where the broker reads nothing (see
+celery_actors.client.transport).
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import threading
+from collections import deque
 from collections.abc import Callable
 from struct import pack
-from typing import Any, ClassVar
+from typing import Any
 
 import amqp
-from kombu.transport import pyamqp
+from amqp.exceptions import ChannelError
 
 from celery_actors.client.broker import LOST, Broker, BrokerConnection
+from celery_actors.client.transport import PublishingConnection
 from celery_actors.exceptions import ConfigurationError
 from celery_actors.ids import control_queue_name
 from celery_actors.protocol.calls import CALLS_TASK, CONTENT_TYPE
@@ -27,23 +29,20 @@ from celery_actors.protocol.signing import Signer
 
 __all__ = ["Mailbox"]
 
+logger = logging.getLogger(__name__)
+
 _HEARTBEAT = 10.0
 _LEAST_HEARTBEAT = 6.0  # it is sent every 2.5 s at the most (see client.housekeeping)
 _MOST_SWITCHES = 20
+_ANSWER = 5.0  # for so long the broker may take to answer, in seconds
+_LAST_WRITE = 2.0  # and to read what is left when the connection is closed
 _FRAME_END = b"\xce"
-
-
-class _PublishingConnection(pyamqp.Connection):  # type: ignore[misc]  # untyped base
-    negotiate_capabilities: ClassVar[dict[str, bool]] = {
-        "consumer_cancel_notify": True,
-        "authentication_failure_close": True,
-    }
 
 
 class _Publishing(BrokerConnection):
     def create_transport(self) -> Any:
         transport = super().create_transport()
-        transport.Connection = _PublishingConnection
+        transport.Connection = PublishingConnection
         return transport
 
 
@@ -72,9 +71,9 @@ def _connect(client: BrokerConnection, addresses: int) -> Any:
 class Mailbox:
     """Publishes calls and orders, declares and deletes actors' queues.
 
-    :ivar lock: guards the connection.  Held while a batch is taken from its outbox and
-        written, so that batches leave in the order in which they were taken; nothing that
-        waits for somebody else is done under it but the socket's own back-pressure.
+    :ivar lock: guards the connection and what is postponed.  Held while a batch is taken from
+        its outbox and written, so that batches leave in the order in which they were taken;
+        every wait under it for the broker has a time limit.
     """
 
     def __init__(
@@ -90,11 +89,17 @@ class Mailbox:
         self._kombu: BrokerConnection | None = None
         self._connection: Any = None
         self._channel: Any = None
+        self._postponed: deque[Callable[[Mailbox], None]] = deque()
         self._heads: dict[tuple[str, str], bytes] = {}
         self._properties: dict[str, bytes] = {}
         self.lock = threading.Lock()
         self.messages = 0
         """How many messages were published (for tests and statistics)."""
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether the broker reads too slowly: nothing should be sent but what is small."""
+        return self._connection is not None and self._connection.is_behind
 
     @property
     def connected(self) -> bool:
@@ -120,7 +125,8 @@ class Mailbox:
                 heartbeat=_HEARTBEAT, least=_LEAST_HEARTBEAT, kind=_Publishing
             )
         connection = self._connection = _connect(client, len(self._broker.urls))
-        channel = connection.channel()
+        with connection.transport.having_timeout(_ANSWER):
+            channel = connection.channel()
         channel.events["basic_return"].add(self._returned)
         self._channel = channel
         self._heads.clear()
@@ -161,6 +167,40 @@ class Mailbox:
         self._connection.transport.write(b"".join(parts))
         self.messages += 1
 
+    def perform(self, action: Callable[[Mailbox], None]) -> None:
+        """Do something over the connection; without one, once there is one again.
+
+        What is postponed is done in its order, and perhaps more than once.  Called with
+        :attr:`lock` held.
+
+        :raises: one of :data:`LOST` when the connection is lost.
+        """
+        self.postpone(action)
+        self.catch_up()
+
+    def postpone(self, action: Callable[[Mailbox], None]) -> None:
+        """Have :meth:`catch_up` do something.  Called with :attr:`lock` held."""
+        self._postponed.append(action)
+
+    def catch_up(self) -> None:
+        """Do what was postponed.  Called with :attr:`lock` held.
+
+        :raises: one of :data:`LOST` when the connection is lost.
+        """
+        while self._postponed and self.connected:
+            try:
+                self._postponed[0](self)
+            except ChannelError as error:  # the broker refuses it, and would again
+                logger.error("RabbitMQ refuses what was to be done: %s", error)
+                self._postponed.popleft()
+                raise
+            self._postponed.popleft()
+
+    @property
+    def has_postponed(self) -> bool:
+        """Whether something waits for a connection."""
+        return bool(self._postponed)
+
     def order(self, queue: str, order: Order) -> None:
         """Publish an order.  Called with :attr:`lock` held."""
         self.publish(queue, encode_order(self._signer, queue, order), ORDER_TASK)
@@ -200,17 +240,25 @@ class Mailbox:
         channel.exchange_delete(queue, nowait=True)
 
     def barrier(self) -> None:
-        """Wait until the broker has done all that was sent.  Called with :attr:`lock` held."""
-        self._need_channel().basic_qos(0, 0, False)
+        """Wait until the broker has done all that was sent.  Called with :attr:`lock` held.
+
+        :raises: one of :data:`LOST`, also when the broker does not answer in time.
+        """
+        channel = self._need_channel()
+        if not self._connection.catch_up(_ANSWER):
+            raise TimeoutError("RabbitMQ reads nothing")
+        with self._connection.transport.having_timeout(_ANSWER):
+            channel.basic_qos(0, 0, False)
 
     def service(self) -> None:
-        """Read what the broker sent: returned messages, heartbeats, a closed channel.
+        """Write what is left; read returned messages, heartbeats, a closed channel.
 
-        Called with :attr:`lock` held, when the socket is readable.
+        Called with :attr:`lock` held, when the socket is ready for either.
         """
         connection = self._connection
         if connection is None:
             return
+        connection.catch_up()
         try:
             while True:
                 connection.drain_events(timeout=0)
@@ -230,7 +278,10 @@ class Mailbox:
         connection, self._connection, self._channel = self._connection, None, None
         if connection is not None:
             try:
-                connection.close()
+                if not connection.catch_up(_LAST_WRITE):
+                    raise TimeoutError("RabbitMQ reads nothing")
+                with connection.transport.having_timeout(_LAST_WRITE):
+                    connection.close()
             except LOST:
                 connection.collect()
 
@@ -249,6 +300,7 @@ class Mailbox:
         if sock is not None:
             sock.detach()
         self._connection = self._channel = None
+        self._postponed.clear()
         self.lock = threading.Lock()
 
     def _need_channel(self) -> Any:

@@ -33,8 +33,11 @@ _PENDING = ObjectState.PENDING
 _NOTHING = CallFlag.RELEASE | CallFlag.CANCELLED
 _EMPTY = CallFlag.CANCELLED | CallFlag.STORE_NOTHING
 _CALL_BYTES = 64  # what a call counts for in the window besides its payload
-_RESEND_FIRST = 5.0
-_RESEND_MOST = 60.0
+# How long nothing may move before a call is sent again, in seconds: while the actor has answered
+# none (it may wait for its resources); after that; and at most.
+_RESEND_UNKNOWN = 5.0
+_RESEND_FIRST = 1.0
+_RESEND_MOST = 30.0
 
 
 class TaskWithdrawn(ActorsError):
@@ -155,7 +158,8 @@ class Outbox:
         self.private = False  # no other process can call the actor
         self.last_taken = 0.0  # when the last batch was taken to be sent
         self.last_size = 0  # bytes of it
-        self._resend_pause = _RESEND_FIRST
+        self._resend_pause = _RESEND_UNKNOWN
+        self.resends = 0  # since something has moved
 
     def add(self, call: PendingCall, sequence: int) -> None:
         """Take a call; it goes to :attr:`unsent` or, behind an unready one, to ``blocked``."""
@@ -285,7 +289,7 @@ class Outbox:
         return call
 
     def _progressed(self) -> None:
-        self._resend_pause = _RESEND_FIRST
+        self._resend_pause, self.resends = _RESEND_FIRST, 0
         self.next_resend = monotonic() + _RESEND_FIRST if self.unresolved else 0.0
         waiters, self.window_waiters = self.window_waiters, []
         for waiter in waiters:
@@ -354,13 +358,22 @@ class Outbox:
         self.unsent.extendleft(reversed(again))
 
     def resend_due(self, now: float) -> PendingCall | None:
-        """Return the oldest sent call if nothing has moved for long, and back off."""
+        """Return the call that was sent last if nothing has moved for long, and back off.
+
+        It asks the actor whether all calls before it came: it lies behind them in the mailbox, is
+        a repeat if they did, and shows a gap if some were lost, from which the actor has all sent
+        again.
+        """
         if not self.unresolved or not self.next_resend or now < self.next_resend:
             return None
         self._resend_pause = min(self._resend_pause * 2, _RESEND_MOST)
         self.next_resend = now + self._resend_pause
-        oldest = next(iter(self.unresolved.values()))
-        return oldest if oldest.sent else None
+        self.resends += 1
+        unsent = {id(call) for call in self.unsent} | {id(call) for call in self.blocked}
+        for call in reversed(self.unresolved.values()):
+            if call.sent and id(call) not in unsent:
+                return call
+        return None
 
     def is_full(self, calls: int, size: int) -> bool:
         """Whether the window of unresolved calls is full."""

@@ -13,7 +13,6 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Sequence
-from time import monotonic
 from typing import Any, cast
 
 from celery_actors.client.broker import LOST, Broker, explain_amqp
@@ -24,6 +23,7 @@ from celery_actors.client.groups import Groups
 from celery_actors.client.holds import Hold, HoldTable
 from celery_actors.client.housekeeping import Housekeeping
 from celery_actors.client.identity import after_fork
+from celery_actors.client.lease import LeaseKeeper
 from celery_actors.client.listener import Listener
 from celery_actors.client.mailbox import Mailbox
 from celery_actors.client.objects import Entry, ObjectState, ObjectTable
@@ -35,6 +35,7 @@ from celery_actors.client.stores import Stores
 from celery_actors.client.streams import Streams
 from celery_actors.client.values import Values
 from celery_actors.config import Settings
+from celery_actors.control import Control
 from celery_actors.exceptions import TamperedError
 from celery_actors.ids import NO_INCARNATION, mailbox_name, object_id
 from celery_actors.protocol.orders import Order, OrderKind
@@ -42,6 +43,8 @@ from celery_actors.protocol.signing import Signer
 from celery_actors.protocol.values import Copy, decode_push, is_push
 from celery_actors.serialization import Dumped
 from celery_actors.store.codec import Codec
+from celery_actors.store.outage import is_outage
+from celery_actors.store.patience import Patience
 from celery_actors.store.segments import Segments
 from celery_actors.store.shm import Segment
 from celery_actors.store.whereabouts import node_beside
@@ -50,7 +53,9 @@ __all__ = ["Process"]
 
 logger = logging.getLogger(__name__)
 
-_BROKER_PATIENCE = 30.0
+# For so long a command to Redis is repeated in an outage, in seconds: by a driver; while it begins;
+# while it closes.  An actor's process repeats it without end: its callers see a delay.
+_PATIENCE, _PATIENCE_FIRST, _PATIENCE_LAST = 30.0, 4.0, 3.0
 
 _PENDING = ObjectState.PENDING
 
@@ -92,6 +97,7 @@ class Process:
         self.started = False
         self.signer = Signer(settings.key)
         self.redis = stores.redis
+        self.redis.set_retry(Patience(settings.result_backend, self._patience))
         self.control = stores.control
         self.results = stores.results
         self.segments = Segments(
@@ -112,6 +118,7 @@ class Process:
         self.dirty: dict[Outbox, None] = {}
         self.definition_names: dict[str, str] = {}  # of classes and functions, by digest
         self.sequence = 0
+        self.lost_lease = ""  # the caller id whose lease was lost last
         self.connected = False
         self.closed = False
         self.broker = Broker.of(settings)
@@ -146,16 +153,27 @@ class Process:
         self.housekeeping = Housekeeping(self)
         if not keep_listener:
             self.listener = Listener(self)
+            self.lease = LeaseKeeper(self.settings, self._renew_lease, self.listener.wake)
 
-    def connect(self) -> None:
+    def connect(self, wait: bool = True) -> None:
         """Open both connections and start the background thread.
 
+        :param wait: while a broker is away calls wait for it; False: that is an error.
         :raises LOST, redis.RedisError: a broker can't be reached.
         """
-        self.replies.open()
-        with self.mailbox.lock:
-            self.mailbox.connect()
-        self.connected = self.started = True
+        self.connected = False
+        try:
+            self.replies.open()
+            with self.mailbox.lock:
+                self.mailbox.connect()
+            self.connected = True
+        except Exception as error:
+            if not wait or not (is_outage(error) or isinstance(error, LOST)):
+                raise
+            logger.warning("a broker is away, and is waited for: %s", error)
+        self.started = True
+        if self.driver:
+            self.lease.start()
         self.listener.start()
 
     def settle_down(self) -> None:
@@ -172,6 +190,7 @@ class Process:
         if not self.leads_job:  # a job's end has done it (see end_job)
             self.sender.leave_ring()
         self.flush()
+        self.lease.close()
         self.listener.close()
         self.sender.express.close()
         with self.mailbox.lock:
@@ -182,6 +201,24 @@ class Process:
         else:
             self.segments.leave()
         self.redis.close()
+
+    def _patience(self) -> float:
+        """For how long a command to Redis is repeated in an outage, in seconds."""
+        if not self.driver:
+            return float("inf")
+        if not self.started:
+            return _PATIENCE_FIRST
+        return _PATIENCE_LAST if self.closed else _PATIENCE
+
+    def _renew_lease(self, control: Control) -> bool:
+        """Renew this driver's lease; False: it was lost.  Called in the lease's thread."""
+        caller = self.caller.hex()
+        renewed = control.renew_caller(caller, self.settings.lease)
+        # Who ends the job says that it is closed before the lease goes.
+        if not renewed and not self.closed:
+            self.lost_lease = caller
+            return False
+        return True
 
     def renew_locks(self) -> None:
         """In a forked child: take locks that no thread of the parent can hold."""
@@ -295,33 +332,24 @@ class Process:
             self.sender.flush()
 
     def order(self, queue: str, order: Order) -> None:
-        """Publish an order to a node or into a mailbox.
-
-        :raises ConnectionFailed: the broker stayed away.
-        """
+        """Publish an order to a node or into a mailbox; without RabbitMQ, once it is back."""
         self.publish(lambda mailbox: mailbox.order(queue, order))
 
     def publish(self, action: Callable[[Mailbox], None]) -> None:
         """Do something else than sending calls over the mailbox's connection.
 
-        While the broker is away the calling thread waits for it; ``action`` may be done
-        more than once.  (The background thread, which is to connect again, doesn't wait.)
+        Without RabbitMQ it is done once that is back, before the calls that wait: ``action`` may
+        be done more than once.
 
-        :raises ConnectionFailed: the broker stayed away.
+        :raises ConnectionFailed: RabbitMQ is away and this process closes.
         """
-        deadline = monotonic() + _BROKER_PATIENCE
-        while True:
+        with self.mailbox.lock:
             try:
-                with self.mailbox.lock:
-                    action(self.mailbox)
-                break
+                self.mailbox.perform(action)
             except LOST as error:
-                if self.mailbox.connected:
-                    with self.mailbox.lock:
-                        self.on_mailbox_lost(error)
-                if self.closed or self.listener.is_current_thread() or monotonic() > deadline:
-                    raise explain_amqp(self.broker, error) from error
-                self.listener.wait_connected(deadline - monotonic())
+                self.on_mailbox_lost(error)
+            if self.closed and self.mailbox.has_postponed:  # it would be done no more
+                raise explain_amqp(self.broker, ConnectionResetError("not connected"))
         # Whoever wanted to send meanwhile found the lock taken and relies on its holder.
         self.flush()
 

@@ -172,12 +172,16 @@ class Recovery:
         while self._unwanted:
             cancel_as_owner(process, self._unwanted.pop())
             acted = True
-        if self._ready:
-            ready, self._ready = self._ready, set()
+        while self._ready:
+            oid = self._ready.pop()
             acted = True
             with process.lock:
-                entries = [process.objects.entries.get(oid) for oid in ready]
-            self.resolve_foreign([entry for entry in entries if entry is not None])
+                entry = process.objects.entries.get(oid)
+            try:
+                self.resolve_foreign([] if entry is None else [entry])
+            except _AWAY:
+                self._ready.add(oid)
+                raise
         if self._orphans:
             acted = self._fail_orphans() or acted
         if acted:
@@ -202,6 +206,12 @@ class Recovery:
             if owner != process.caller and not process.control.caller_alive(owner.hex()):
                 self._orphans.setdefault(entry.oid, monotonic() + process.settings.lease)
         process.run_after()
+
+    def resolve_later(self, oids: Iterable[bytes]) -> None:
+        """Have the background thread do :meth:`resolve_foreign`.  Any thread."""
+        for oid in oids:
+            self._ready.add(oid)
+        self._process.listener.wake()
 
     def _owner_ended(self, owner: bytes) -> None:
         process = self._process
@@ -319,6 +329,7 @@ class Recovery:
             with process.mailbox.lock:
                 if not process.mailbox.connected:
                     process.mailbox.connect()
+                process.mailbox.catch_up()
             with process.lock:
                 boxes = [box for box in process.outboxes.values() if box.unresolved]
                 foreign = [

@@ -268,19 +268,22 @@ class Sender:
 
     def flush(self) -> None:
         """Send what waits in the outboxes, unless another thread is at it."""
-        while self._p.dirty and self._p.connected:
-            if not self._p.mailbox.lock.acquire(blocking=False):
+        mailbox = self._p.mailbox
+        while self._p.dirty and self._p.connected and not mailbox.is_behind:
+            if not mailbox.lock.acquire(blocking=False):
                 return  # its holder looks at `dirty` again after it lets the lock go
             try:
                 self._send_dirty()
             except LOST as error:
                 self._p.on_mailbox_lost(error)
             finally:
-                self._p.mailbox.lock.release()
+                mailbox.lock.release()
+        if mailbox.is_behind:
+            self._p.listener.watch_broker()
 
     def _send_dirty(self) -> None:
         settings = self._p.settings
-        while True:
+        while not self._p.mailbox.is_behind:
             with self._p.lock:
                 self._p.housekeeping.collect()
                 box = next(iter(self._p.dirty), None)

@@ -5,15 +5,19 @@ A value is in its push, or in the ring of the actor that made it, or in the stor
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from copy import copy
 from functools import partial
 from itertools import islice
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from celery_actors.client.objects import Entry, ObjectState, Waiter, complete
 from celery_actors.exceptions import GetTimeoutError, ObjectLostError
+from celery_actors.store.outage import is_outage
+from celery_actors.store.patience import at_most
 
 if TYPE_CHECKING:
     from celery_actors.client.process import Process
@@ -21,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["Values"]
 
 _PENDING = ObjectState.PENDING
+_LOOK_SECONDS = 2.0  # for the store to answer before a wait; it is asked again meanwhile
 _PATIENCE = 0.01  # a wait that is longer gives the call's CPU back
 
 
@@ -36,6 +41,7 @@ class Values:
         :raises GetTimeoutError: not all came within ``timeout`` seconds.
         """
         values: list[Any] = []
+        deadline = None if timeout is None else monotonic() + timeout
         meanwhile = partial(self._load_ready, entries, values) if len(entries) > 1 else None
         if not self._wait(entries, len(entries), timeout, True, meanwhile):
             missing = [entry for entry in entries if entry.pending]
@@ -48,7 +54,7 @@ class Values:
         left = entries[len(values) :]
         without = [entry for entry in left if not (entry.blob or self._take_in(entry))]
         if without:
-            self._fetch(left, without)
+            self._fetch(left, without, deadline)
         values += [self.load(entry) for entry in left]
         return values
 
@@ -121,19 +127,35 @@ class Values:
                 entry.verified, entry.blob = True, found
             return entry.blob
 
-    def _fetch(self, entries: Sequence[Entry], without: Sequence[Entry]) -> None:
+    def _fetch(
+        self, entries: Sequence[Entry], without: Sequence[Entry], deadline: float | None
+    ) -> None:
         """Read from the store what is not here.
 
         :raises: what the first call that failed raised; others may then still be under way.
+        :raises GetTimeoutError: the store could not be read until ``deadline``.
         """
         for entry in entries:
             if entry.failed:
                 self.load(entry)
         stored = [entry for entry in without if entry.state is ObjectState.STORED]
-        blobs = self._p.results.fetch([entry.oid for entry in stored])
+        blobs = self._read([entry.oid for entry in stored], deadline)
         with self._p.lock:
             for entry, blob in zip(stored, blobs, strict=True):
                 entry.blob = entry.blob or blob
+
+    def _read(self, oids: Sequence[bytes], deadline: float | None) -> list[bytes | None]:
+        while True:
+            try:
+                with at_most(math.inf if deadline is None else deadline - monotonic()):
+                    return self._p.results.fetch(oids)
+            except Exception as error:
+                if not is_outage(error) or self._p.closed:
+                    raise
+                if deadline is not None and monotonic() >= deadline:
+                    raise GetTimeoutError(
+                        f"{len(oids)} objects are stored and could not be read in time: {error}"
+                    ) from error
 
     # -- waiting -----------------------------------------------------------------
 
@@ -153,7 +175,7 @@ class Values:
         process.flush()
         foreign = [entry for entry in entries if entry.foreign and entry.pending]
         if foreign:
-            process.recovery.resolve_foreign(foreign)
+            self._look_for(foreign, timeout)
         with process.lock:
             waiter = process.objects.wait_for(entries, count, fail_fast)
         if waiter.remaining <= 0:
@@ -164,6 +186,17 @@ class Values:
             if waiter.remaining > 0:
                 with process.lock:
                     process.objects.forget(waiter, entries)
+
+    def _look_for(self, entries: Sequence[Entry], timeout: float | None) -> None:
+        """Settle others' objects that are stored, and have this process told of the rest."""
+        recovery = self._p.recovery
+        try:
+            with at_most(_LOOK_SECONDS if timeout is None else min(timeout, _LOOK_SECONDS)):
+                recovery.resolve_foreign(entries)
+        except Exception as error:
+            if not is_outage(error):
+                raise
+            recovery.resolve_later(entry.oid for entry in entries)
 
     def wait_blocked(
         self,

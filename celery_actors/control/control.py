@@ -25,10 +25,10 @@ from celery_actors.control.records import (
     JobMetrics,
     JobRecord,
     Killed,
+    Missed,
     NamedActor,
     NodeRecord,
     NodeRemoval,
-    NodeRenewal,
     NodeSpec,
     Placement,
     Reaped,
@@ -42,7 +42,7 @@ class Control:
 
     Guarantees: each method is one atomic step; each may be repeated (by a client that lost
     the answer, by a second janitor) and then does nothing more.  Lists that are lost with
-    an answer are not lost for good: :meth:`renew_node` tells each node again what it has
+    an answer are not lost for good: :meth:`missed` tells each node again what it has
     not acted on.  Methods that free resources return the placements that became possible;
     the caller passes these on to the nodes.
 
@@ -69,9 +69,13 @@ class Control:
         """
         return self._nodes.register(node, lease)
 
-    def renew_node(self, node_id: str, lease: float) -> NodeRenewal:
-        """Renew a node's lease, and learn what messages to it may have been lost."""
+    def renew_node(self, node_id: str, lease: float) -> bool:
+        """Renew a node's lease; False: the lease was lost and the record is gone."""
         return self._nodes.renew(node_id, lease)
+
+    def missed(self, node_id: str) -> Missed:
+        """Return what messages to a node may have been lost."""
+        return self._nodes.missed(node_id)
 
     def remove_node(self, node_id: str, cause: str) -> NodeRemoval:
         """Take a node out, with its reservations, its actors and its processes as callers.

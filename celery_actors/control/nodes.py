@@ -11,9 +11,9 @@ from celery_actors.control.errors import NodeNameTaken
 from celery_actors.control.records import (
     WHOLE,
     Expired,
+    Missed,
     NodeRecord,
     NodeRemoval,
-    NodeRenewal,
     NodeSpec,
     Placement,
 )
@@ -58,16 +58,15 @@ class Nodes:
             )
         return answer.placements()
 
-    def renew(self, node_id: str, lease: float) -> NodeRenewal:
+    def renew(self, node_id: str, lease: float) -> bool:
         """See :meth:`Control.renew_node`."""
-        answer = Answer(
-            self._scripts.run("renew_node", node_id, milliseconds(lease), milliseconds(_PATIENCE))
-        )
-        return NodeRenewal(
-            answer.flag("alive"),
-            answer.placements("unstarted"),
-            answer.placements("stale"),
-            answer.ids("stopping"),
+        return bool(self._scripts.run("renew_node", node_id, milliseconds(lease)))
+
+    def missed(self, node_id: str) -> Missed:
+        """See :meth:`Control.missed`."""
+        answer = Answer(self._scripts.run("missed", node_id, milliseconds(_PATIENCE)))
+        return Missed(
+            answer.placements("unstarted"), answer.placements("stale"), answer.ids("stopping")
         )
 
     def remove(self, node_id: str, cause: str) -> NodeRemoval:

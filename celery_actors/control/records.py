@@ -131,15 +131,13 @@ class Placement:
 
 
 @dataclass(frozen=True, slots=True)
-class NodeRenewal:
-    """What a node learns when it renews its lease.
+class Missed:
+    """What messages to a node may have been lost.
 
-    ``alive`` False: the record is gone, the lease was lost, the node must exit.  The rest is
-    what messages to it may have been lost: ``unstarted`` placements to begin, ``stale``
-    processes to kill and report with ``reaped()``, ``stopping`` actors to be told to drain.
+    ``unstarted`` placements to begin, ``stale`` processes to kill and report with ``reaped()``,
+    ``stopping`` actors to be told to drain.
     """
 
-    alive: bool
     unstarted: tuple[Placement, ...] = ()
     stale: tuple[Placement, ...] = ()
     stopping: tuple[str, ...] = ()

@@ -23,30 +23,45 @@ is over.
 from __future__ import annotations
 
 import hashlib
+import logging
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from time import sleep
 from typing import Any
 
+import hiredis
 import redis
 
 from celery_actors.exceptions import ActorsError
 from celery_actors.protocol.cursors import Cursor
 from celery_actors.store.connection import RedisConnection
+from celery_actors.store.outage import is_outage
 from celery_actors.store.results import BLOCK_BITS, FIELD, Result, Results, script
 
-__all__ = ["Commit", "CommitRefused", "Committer"]
+__all__ = ["Commit", "CommitFailed", "CommitRefused", "Committer"]
+
+logger = logging.getLogger(__name__)
 
 #: From here on a value is large, and so many bytes of such are worth a transaction.
 _LARGE = 1024
 _MANY = 16 * 1024
 #: Seconds for Redis to answer a connection that was just made.
 _PATIENCE = 10.0
+_OF_REDIS = (OSError, redis.RedisError, hiredis.ReplyError)
+_LOOK_EVERY = 1.0  # whether the connection that is waited for is still the same, in seconds
+_PAUSE = 0.1  # between attempts to reach a Redis that is away, in seconds
 
 
 class CommitRefused(ActorsError):
-    """Another incarnation holds the actor's record: this process must exit."""
+    """Another incarnation holds the actor's record: this process must exit.
+
+    Only our own script says so, or the record itself: no error of Redis does.
+    """
+
+
+class CommitFailed(ActorsError):
+    """Redis says that a commit is wrong, and would say so again."""
 
 
 @dataclass(slots=True)
@@ -100,6 +115,7 @@ class Committer:
         self._in_flight: _Prepared | None = None
         self._expected = 0  # answers to it
         self._answers: list[Any] = []  # that have come
+        self._outage_told = False  # the present one was logged
 
     @property
     def in_flight(self) -> bool:
@@ -121,17 +137,26 @@ class Committer:
 
     def wait_for_answer(self) -> None:
         """Wait, with no lock held, for the first of the answers; another may finish first."""
-        if self._in_flight is not None:
-            try:
-                self._connection.readable(None)
-            except OSError:
-                return  # finish() connects again
+        try:
+            # Again and again: what was looked at may have been closed, and another be open.
+            while self._in_flight is not None and not self._connection.readable(_LOOK_EVERY):
+                continue
+        except OSError:
+            return  # finish() connects again
 
     def open(self) -> dict[bytes, Cursor]:
         """Connect; returns the callers' cursors that earlier incarnations left."""
-        self._connect()
-        self._connection.send("HGETALL", self._cursors)
-        flat = self._connection.reply(timeout=_PATIENCE)
+        while True:
+            try:
+                self._connect()
+                self._connection.send("HGETALL", self._cursors)
+                flat = self._connection.reply(timeout=_PATIENCE)
+                if isinstance(flat, Exception):
+                    raise flat
+                break
+            except Exception as error:  # noqa: BLE001 - what is no outage is raised
+                self._connection.close()
+                self._wait_out(error)
         stored = dict(zip(flat[::2], flat[1::2], strict=True))
         self._number = int(stored.pop(b"#", 0))
         return {bytes.fromhex(c.decode()): Cursor.parse(text) for c, text in stored.items()}
@@ -145,16 +170,16 @@ class Committer:
         self._in_flight = self._prepare(commit)
         try:
             self._transmit(self._in_flight)
-        except (OSError, redis.ConnectionError):
+        except BaseException as error:  # lost, or cut short: what Redis has of it is not known
             self._connection.close()  # finish() connects again and repeats it
-        except BaseException:  # cut short: what Redis has of it is not known
-            self._connection.close()
-            raise
+            if not isinstance(error, _OF_REDIS):
+                raise
 
     def finish(self) -> None:
-        """Read the answer of the commit in flight; after a lost connection, repeat it.
+        """Read the answer of the commit in flight; in an outage of Redis, repeat it.
 
         :raises CommitRefused: the record is another incarnation's, or the actor was killed.
+        :raises CommitFailed: Redis says that the commit is wrong.
         """
         commit = self._in_flight
         if commit is None:
@@ -168,25 +193,20 @@ class Committer:
                 if answer is None:
                     self._transmit(commit)
                     continue
-                text = str(answer)
-                if "NOSCRIPT" in text:
-                    self._transmit(commit, whole=True)
-                    continue
-            except BaseException as error:  # lost, or cut short: what Redis has is not known
-                self._connection.close()
-                if not isinstance(error, (redis.ConnectionError, redis.TimeoutError, OSError)):
-                    raise
-                _wait_for_redis()
-                continue
-            if answer == b"OK":
-                self._in_flight = None
-                return
-            if _is_away(text):
-                self._connection.close()
-                _wait_for_redis()
+                if isinstance(answer, Exception):
+                    if "NOSCRIPT" in str(answer):
+                        self._transmit(commit, whole=True)
+                        continue
+                    raise answer
+            except BaseException as error:  # noqa: BLE001 - what is no outage is raised
+                self._connection.close()  # lost, or cut short: what Redis has is not known
+                self._wait_out(error)
                 continue
             self._in_flight = None
-            raise self._refused(text)
+            if answer == b"OK":
+                self._outage_told = False
+                return
+            raise self._refused(str(answer))
 
     def close(self) -> None:
         """Close the connection."""
@@ -197,7 +217,27 @@ class Committer:
         self._watching = False
         # So that the script is hardly ever unknown: values beside it would be stored without it.
         self._connection.send("SCRIPT", "LOAD", self._source)
-        self._connection.reply(timeout=_PATIENCE)
+        answer = self._connection.reply(timeout=_PATIENCE)
+        if isinstance(answer, Exception):
+            raise answer
+
+    def _wait_out(self, error: BaseException) -> None:
+        """Pause if ``error`` is an outage of Redis: it gives no signal of its end.
+
+        :raises CommitFailed: it is an error answer that Redis would repeat.
+        :raises BaseException: it is no error of Redis.
+        """
+        if not is_outage(error):
+            if isinstance(error, _OF_REDIS):
+                self._in_flight = None
+                raise CommitFailed(
+                    f"commit {self._number} of actor {self._actor.hex()} failed: {error}"
+                ) from error
+            raise error
+        if not self._outage_told:
+            self._outage_told = True
+            logger.warning("results wait for Redis, which says: %s", error)
+        sleep(_PAUSE)
 
     def _transmit(self, commit: _Prepared, whole: bool = False) -> None:
         """Send a commit; :param whole: the script itself, which Redis doesn't know."""
@@ -233,14 +273,12 @@ class Committer:
         """Watch the record.
 
         :raises CommitRefused: it is another incarnation's.
-        :raises redis.ConnectionError: Redis can't be asked now.
+        :raises hiredis.ReplyError: Redis answers with an error.
         """
         self._connection.send_all(self._watch)
         for held in [self._connection.reply() for _ in self._watch]:
             if isinstance(held, Exception):
-                if _is_away(str(held)):
-                    raise redis.ConnectionError(str(held))
-                raise self._refused(str(held))
+                raise held
         self._watching = held == self._incarnation.encode()
         if not self._watching:
             raise self._refused(f"the record's incarnation is {(held or b'none').decode()}")
@@ -299,13 +337,3 @@ class Committer:
         for task_id, value in commit.plain:
             arguments += (f"celery-task-meta-{task_id}", results.ttl_ms // 1000, value)
         return _Prepared(arguments, commands)
-
-
-def _is_away(error: str) -> bool:
-    """Whether Redis will answer otherwise soon: it starts, or has no master at the moment."""
-    return "LOADING" in error or "MASTERDOWN" in error
-
-
-def _wait_for_redis() -> None:
-    """Pause between attempts to reach a Redis that is away: it gives no signal."""
-    sleep(0.1)

@@ -21,6 +21,8 @@ from redis.connection import UnixDomainSocketConnection, parse_url
 from celery_actors.app_settings import without_password
 from celery_actors.config import Settings
 from celery_actors.exceptions import ConnectionFailed
+from celery_actors.store.outage import is_lost
+from celery_actors.store.patience import Patience, RedisUnavailable
 
 __all__ = ["RedisConnection", "connect_redis", "explain_redis", "open_redis"]
 
@@ -40,15 +42,20 @@ _UNSAID: dict[str, Any] = (
 )
 
 
-def connect_redis(url: str, options: Mapping[str, Any] | None = None) -> redis.Redis:
+def connect_redis(
+    url: str, options: Mapping[str, Any] | None = None, timeout: float | None = None
+) -> redis.Redis:
     """Return a redis-py client; connections open when first used.
 
     :param url: ``redis://`` or ``rediss://``, as redis-py reads it.
     :param options: the parameters of a connection, instead of what the URL says; with ``hosts``
         and ``sentinel`` (its ``master_name``, ``sentinel_kwargs``) where these are Sentinels.
+    :param timeout: in seconds, of each command; ``None``: a command may take any time.
     """
     given: dict[str, Any] = dict(options or cast(Any, parse_url)(url))
     given = {"socket_connect_timeout": 5, "socket_keepalive": True, **given}
+    if timeout is not None:
+        given.update(socket_timeout=timeout, socket_connect_timeout=timeout)
     kind = given.get("connection_class", redis.Connection)
     if issubclass(kind, UnixDomainSocketConnection):
         for name in ("socket_connect_timeout", "socket_keepalive"):
@@ -64,19 +71,37 @@ def connect_redis(url: str, options: Mapping[str, Any] | None = None) -> redis.R
     watchers: Any = cast(Any, redis.Sentinel)(
         [(host.get("host") or "127.0.0.1", host.get("port") or _SENTINEL_PORT) for host in hosts],
         min_other_sentinels=sentinel.get("min_other_sentinels", 0),
-        sentinel_kwargs={"socket_connect_timeout": 5, **sentinel.get("sentinel_kwargs", {})},
+        sentinel_kwargs={
+            "socket_connect_timeout": timeout or 5,
+            "socket_timeout": timeout or 5,
+            **sentinel.get("sentinel_kwargs", {}),
+        },
     )
     master: redis.Redis = watchers.master_for(sentinel.get("master_name", "mymaster"), **given)
     return master
 
 
-def open_redis(settings: Settings) -> redis.Redis:
-    """Return a redis-py client for the configured Redis."""
-    return connect_redis(settings.result_backend, settings.redis_options)
+def open_redis(
+    settings: Settings, *, patience: float | None = None, timeout: float | None = None
+) -> redis.Redis:
+    """Return a redis-py client for the configured Redis.
+
+    :param patience: for so many seconds a command is repeated in an outage; ``None``: redis-py
+        repeats it a few times after a lost connection.
+    :param timeout: in seconds, of each command; ``None``: a command may take any time.
+    """
+    client = connect_redis(settings.result_backend, settings.redis_options, timeout)
+    if patience is not None:
+        client.set_retry(Patience(settings.result_backend, lambda: patience))
+    return client
 
 
 def explain_redis(settings: Settings, error: Exception) -> ConnectionFailed:
     """Turn a connection error into one that says what was tried and what to do."""
+    if isinstance(error, RedisUnavailable):
+        if not is_lost(error.__cause__):
+            return error
+        error = cast(Exception, error.__cause__)
     text = str(error)
     if isinstance(error, redis.AuthenticationError) or "NOAUTH" in text or "WRONGPASS" in text:
         hint = "it refused the password: check the one in result_backend or CELERY_RESULT_BACKEND"
@@ -194,10 +219,11 @@ class RedisConnection:
 
         :raises OSError: the connection is lost.
         """
-        if self._sock is None:
+        sock = self._sock
+        if sock is None or (number := sock.fileno()) < 0:  # another thread may have closed it
             raise ConnectionResetError("not connected to Redis")
         poll = select.poll()
-        poll.register(self._sock, select.POLLIN)
+        poll.register(number, select.POLLIN)
         return bool(poll.poll(None if timeout is None else timeout * 1000))
 
     def _fill(self) -> None:

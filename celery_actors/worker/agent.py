@@ -1,11 +1,11 @@
 """The node agent: the node's local scheduler, a thread of the node worker.
 
-It registers the node and renews its lease, starts the actor processes that are placed
-here, reaps them and says so in the records, and does its share of the janitor's work:
-any node may clean up after a lost node or driver.
+It registers the node, starts the actor processes that are placed here, reaps them and says
+so in the records, and does its share of the janitor's work: any node may clean up after a
+lost node or driver.  A thread of its own renews the lease (celery_actors.client.lease).
 
 What it must do and couldn't (a broker was away) it does again at the next turn; what it
-was told and missed, the renewal of the lease tells it again.
+was told and missed, it reads from the records.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import Any
 import redis
 
 from celery_actors.client.broker import LOST, explain_amqp
+from celery_actors.client.lease import LeaseKeeper
 from celery_actors.config import Settings
 from celery_actors.control import Control, NodeNameTaken, NodeSpec, Placement
 from celery_actors.exceptions import ConfigurationError
@@ -30,6 +31,7 @@ from celery_actors.ids import actor_hostname, new_caller_id, node_queue_name
 from celery_actors.protocol.orders import Order, OrderKind
 from celery_actors.store.connection import explain_redis
 from celery_actors.store.express import express_path
+from celery_actors.store.outage import is_outage
 from celery_actors.store.rights import check_redis
 from celery_actors.store.segments import make_store, send_segment
 from celery_actors.store.shm import Segment, SharedMemoryStore
@@ -48,8 +50,8 @@ __all__ = ["NodeAgent", "units"]
 
 logger = logging.getLogger(__name__)
 
-
-_AWAY: tuple[type[Exception], ...] = (redis.RedisError, *LOST)
+_LOOKS = 3  # in the time of one lease, for what was missed and what others left
+_PAUSE = 0.3  # until what could not be done is tried again, in seconds
 
 
 def units(amount: float) -> int:
@@ -97,8 +99,12 @@ class NodeAgent:
         self._todo: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
         self._wakeup = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._stopping = False
-        self._renewed_at = 0.0
-        self._patient_until = 0.0
+        self._lost = False  # the lease is; set by its thread
+        self._lease = LeaseKeeper(
+            settings,
+            lambda control: control.renew_node(self.node_id, settings.lease),
+            self._lease_lost,
+        )
         self._thread = threading.Thread(target=self._run, name="celery-actors-node", daemon=True)
         self._registered = threading.Event()
 
@@ -152,22 +158,32 @@ class NodeAgent:
         due = 0.0
         try:
             while not self._stopping:
+                if self._lost:
+                    self._give_up()
+                    break
                 try:
                     if not joined:
                         joined = self._join()
                     if joined and monotonic() >= due:
-                        due = monotonic() + self.settings.lease / 3
-                        self._renew()
+                        self._look()
+                        due = monotonic() + self.settings.lease / _LOOKS
                     self._work()
-                except _AWAY as error:
-                    logger.warning("the node waits for its brokers: %s", self._explain(error))
-                    self._pause(0.3)
-                    continue
-                self._pause((due - monotonic()) if joined else 0.1)
-        except ConfigurationError as error:
-            logger.error("node %s can't join: %s", self.name, error)
-            self._stopping = True
-            self._on_lease_lost()
+                    self.postman.catch_up()
+                except ConfigurationError as error:
+                    logger.error("node %s can't join: %s", self.name, error)
+                    self._stopping = True
+                    self._on_lease_lost()
+                    break
+                except Exception as error:
+                    if _is_away(error):
+                        why = self._explain(error)
+                        logger.warning("the node waits for its brokers: %s", why)
+                        self._pause(_PAUSE)
+                        continue
+                    logger.exception("node %s met an error of ours; it goes on", self.name)
+                    due = monotonic() + self.settings.lease / _LOOKS
+                wait = due - monotonic() if joined else 0.1
+                self._pause(min(wait, _PAUSE) if self.postman.is_behind else wait)
         finally:
             self._leave(joined)
             if not self._stopping:  # an error of ours: the logger has it
@@ -197,9 +213,9 @@ class NodeAgent:
             action, arguments = self._todo[0]
             try:
                 action(*arguments)
-            except _AWAY:  # done again later
-                raise
-            except Exception:
+            except Exception as error:
+                if _is_away(error):  # done again later
+                    raise
                 # One order that can't be carried out must not end the node.
                 logger.exception("node %s could not do %s%r", self.name, action.__name__, arguments)
             self._todo.popleft()
@@ -238,7 +254,7 @@ class NodeAgent:
             return False
         self.postman.starts(placements)
         self._registered.set()
-        self._renewed_at = monotonic()
+        self._lease.start()
         return True
 
     def _bury_predecessor(self) -> None:
@@ -252,34 +268,34 @@ class NodeAgent:
             ):
                 self._janitor.node_is_gone(node.node_id, f"node worker {node.name} died")
 
-    def _renew(self) -> None:
-        renewal = self._control.renew_node(self.node_id, self.settings.lease)
-        if not renewal.alive:
-            logger.error(
-                "node %s lost its lease of %g s (stopped, or cut off from Redis?): its actors are "
-                "dead to the cluster and are killed; the node worker exits",
-                self.name,
-                self.settings.lease,
-            )
-            self._children.stop()
-            self._stopping = True
-            self._on_lease_lost()
-            return
-        now = monotonic()
-        if now - self._renewed_at > self.settings.lease * 2 / 3:
-            # Redis was away (or we were): others could not renew either.  They get a lease
-            # of time to do so before anybody is called lost.
-            self._patient_until = now + self.settings.lease
-        self._renewed_at = now
-        for placement in renewal.unstarted:
+    def _lease_lost(self) -> None:
+        """The lease is over.  Called in the lease's thread."""
+        self._lease.close()
+        self._lost = True
+        os.eventfd_write(self._wakeup, 1)
+
+    def _give_up(self) -> None:
+        logger.error(
+            "node %s lost its lease of %g s (stopped, or cut off from Redis?): its actors are "
+            "dead to the cluster and are killed; the node worker exits",
+            self.name,
+            self.settings.lease,
+        )
+        self._children.stop()
+        self._stopping = True
+        self._on_lease_lost()
+
+    def _look(self) -> None:
+        """Do what was missed, and what others have left."""
+        missed = self._control.missed(self.node_id)
+        for placement in missed.unstarted:
             self._start_actor(placement.actor_id, placement.incarnation)
-        for placement in renewal.stale:
+        for placement in missed.stale:
             if not self._children.kill(placement.incarnation):
                 self._gone(placement, "its process is not there")
-        for actor_id in renewal.stopping:
+        for actor_id in missed.stopping:
             self.postman.stop_actor(actor_id)
-        if now >= self._patient_until:
-            self._janitor.work()
+        self._janitor.work()
         for incarnation in self._environments.overdue():
             self._kill(incarnation)
         self._environments.sweep(lambda: {job.job_id for job in self._control.jobs()})
@@ -372,6 +388,7 @@ class NodeAgent:
             self._janitor.actor_is_gone(placement.actor_id)
 
     def _leave(self, joined: bool) -> None:
+        self._lease.close()
         self._children.stop()
         self._environments.close()
         try:
@@ -380,7 +397,14 @@ class NodeAgent:
                 self._janitor.work()  # a last time: it may be the last node
             else:  # the worker may have declared it, and no janitor knows of this node
                 self.postman.delete(self.queue)
-        except _AWAY as error:
+        except Exception as error:
+            if not _is_away(error):
+                raise
             logger.warning("node %s left without saying so: %s", self.name, error)
         self._store.close()
         self.postman.close()
+
+
+def _is_away(error: Exception) -> bool:
+    """Whether a broker is away, or answers that it can't now: what failed is done again."""
+    return is_outage(error) or isinstance(error, LOST)

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from celery_actors.worker.commits import EXIT_REFUSED
+from celery_actors.worker.commits import EXIT_REFUSED, EXIT_UNCOMMITTED
 from celery_actors.worker.executor import EXIT_ERROR
 from celery_actors.worker.forkserver import read_messages, write_message
 from celery_actors.worker.launch import Launch
@@ -53,6 +53,8 @@ def describe_exit(status: int) -> str:
     code = os.WEXITSTATUS(status)
     if code == EXIT_REFUSED:
         return "its process found that it is no longer the actor"
+    if code == EXIT_UNCOMMITTED:
+        return "its results could not be stored: Redis called them wrong (the actor's log says why)"
     return f"its process exited with status {code}{_STATUS_HINTS.get(code, '')}"
 
 

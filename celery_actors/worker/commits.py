@@ -17,18 +17,19 @@ from celery_actors.ids import CALLER_BYTES, NO_INCARNATION
 from celery_actors.protocol.cursors import Cursor
 from celery_actors.protocol.signing import Signer
 from celery_actors.protocol.values import Copy, encode_push
-from celery_actors.store.committer import Commit, CommitRefused, Committer
+from celery_actors.store.committer import Commit, CommitFailed, CommitRefused, Committer
 from celery_actors.store.results import Result
 from celery_actors.store.rings import Rings
 from celery_actors.worker.progress import Progress
 
-__all__ = ["EXIT_REFUSED", "Commits", "Finished"]
+__all__ = ["EXIT_REFUSED", "EXIT_UNCOMMITTED", "Commits", "Finished"]
 
 logger = logging.getLogger(__name__)
 
 #: Exit status of a process whose commit was refused.
 EXIT_REFUSED = 75
-
+#: Exit status of a process whose results can't be committed: Redis calls the commit wrong.
+EXIT_UNCOMMITTED = 76
 
 #: So many results gather behind a commit before its answer is looked for once more.
 _LOOK_EVERY = 16
@@ -167,8 +168,8 @@ class Commits:
                 if self._in_flight is None or self._answered():
                     self._send()
                     return
-            except CommitRefused as error:
-                self._refused(error)
+            except (CommitRefused, CommitFailed) as error:
+                self._exit(error)
             finally:
                 self._sending.release()
         self._wanted.set()
@@ -185,8 +186,8 @@ class Commits:
             try:
                 while self._in_flight is not None or self._send():
                     self._finish()
-            except CommitRefused as error:
-                self._refused(error)
+            except (CommitRefused, CommitFailed) as error:
+                self._exit(error)
 
     def _answered(self) -> bool:
         """Whether the commit in flight is done.  Under ``_sending``."""
@@ -274,11 +275,14 @@ class Commits:
             except Exception:
                 # Results that can't be committed must not look as if they were under way.
                 logger.exception("the results of actor %s can't be committed", self._actor.hex())
-                os._exit(EXIT_REFUSED)
+                os._exit(EXIT_UNCOMMITTED)
 
     @staticmethod
-    def _refused(error: CommitRefused) -> None:
-        # Another incarnation is the actor now, or it was killed.  Nothing more may be
-        # acknowledged or written by this process.
-        logger.info("%s; this process exits", error)
+    def _exit(error: CommitRefused | CommitFailed) -> None:
+        # Another incarnation is the actor now, or it was killed; or nothing can be committed.
+        # Nothing more may be acknowledged or written by this process.
+        if isinstance(error, CommitFailed):
+            logger.error("%s; this process exits", error)
+            os._exit(EXIT_UNCOMMITTED)
+        logger.warning("%s; this process exits", error)
         os._exit(EXIT_REFUSED)

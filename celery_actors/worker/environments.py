@@ -25,8 +25,6 @@ from typing import Any
 from zipfile import BadZipFile
 
 from redis import Redis, RedisError
-from redis.backoff import ExponentialBackoff
-from redis.retry import Retry
 
 import celery_actors
 from celery_actors import serialization
@@ -125,9 +123,7 @@ def _unpack(launch: Launch, environment: Environment, cache: EnvironmentCache) -
 
 
 def _patient_redis(launch: Launch) -> Redis:
-    redis = open_redis(launch.settings)
-    redis.set_retry(Retry(ExponentialBackoff(cap=0.5, base=0.02), -1))
-    return redis
+    return open_redis(launch.settings, patience=float("inf"))
 
 
 def _set_variables(launch: Launch, environment: Environment) -> None:

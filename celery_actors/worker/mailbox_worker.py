@@ -146,6 +146,13 @@ class _Heart(Heart):  # type: ignore[misc]
 class _Tasks(Tasks):  # type: ignore[misc]
     requires = (_Events,)
 
+    def start(self, c: Any) -> None:
+        """Consume the mailbox; declare it before where it may have been deleted."""
+        worker: MailboxWorker = c.controller
+        if worker.mailbox.no_declare:  # it was declared here before
+            worker.mailbox.no_declare = not worker.is_wanted()
+        super().start(c)
+
 
 class _Control(Control):  # type: ignore[misc]
     requires = (_Tasks,)
@@ -291,8 +298,12 @@ class MailboxWorker(WorkController):  # type: ignore[misc]
         on_cancel: Callable[[bytes], str],
         history: History,
         tidy: Callable[[], None],
+        is_wanted: Callable[[], bool],
     ) -> None:
-        """Be the worker of an actor; in its process, once, before :meth:`run`."""
+        """Be the worker of an actor; in its process, once, before :meth:`run`.
+
+        :param is_wanted: whether this incarnation is still the actor.
+        """
         self.hostname = hostname
         self.startup_time = datetime.now(timezone.utc)
         self.intake = intake
@@ -304,13 +315,14 @@ class MailboxWorker(WorkController):  # type: ignore[misc]
         self.cancel_call = on_cancel
         self.history = history
         self.tidy = tidy
+        self.is_wanted = is_wanted
         self.ready = threading.Event()
         self._ack_promise = self._ack
         self._events_promise = lambda: self.send_waiting_events(self.consumer)
         activity.wake = self._wake_events
         # Declared here too, as its creator does (see client.mailbox), without an exchange of
         # its own: a busy broker may come to the creator's declaration after this process.
-        # Only once: a mailbox that is gone later was deleted, since the actor is dead.
+        # On later connections only where the actor is not dead, since its mailbox is then deleted.
         mailbox = self.mailbox = Queue(queue, routing_key=queue, durable=True)
         self.app.amqp.queues.select_add(mailbox)
         self.app.amqp.queues.select([queue])

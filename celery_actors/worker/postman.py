@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import threading
 from collections.abc import Callable, Iterable
-from time import sleep
+from time import monotonic, sleep
 
 from celery_actors.client.broker import LOST, Broker
 from celery_actors.client.mailbox import Mailbox
@@ -18,9 +19,15 @@ from celery_actors.store.connection import open_redis
 
 __all__ = ["Postman"]
 
+logger = logging.getLogger(__name__)
+
+_CONNECT_EVERY = 1.0  # while RabbitMQ is away, in seconds
+
 
 class Postman:
     """Publishes for a node worker; connects (again) whenever it has something to send.
+
+    What can't be sent, since RabbitMQ is away, is sent later, in its order.
 
     Used by the agent's thread, but for :meth:`wait_for_broker`.
     """
@@ -34,6 +41,7 @@ class Postman:
             lambda _queue: None,  # an order to a queue that is gone has nobody to act on it
         )
         self._there = threading.Event()
+        self._connect_at = 0.0  # not before, while RabbitMQ is away (monotonic seconds)
 
     def reachable(self) -> bool:
         """Whether a port of RabbitMQ accepts connections."""
@@ -54,23 +62,39 @@ class Postman:
             sleep(0.05)
 
     def _publish(self, action: Callable[[Mailbox], None]) -> None:
-        mailbox = self._mailbox
+        """Do something now or, while RabbitMQ is away, once it is back."""
+        with self._mailbox.lock:
+            self._mailbox.postpone(action)
+        self.catch_up()
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether something waits for RabbitMQ."""
+        return self._mailbox.has_postponed or self._mailbox.is_behind
+
+    def catch_up(self) -> None:
+        """Do what was postponed, if RabbitMQ is there."""
+        mailbox, now = self._mailbox, monotonic()
         with mailbox.lock:
-            if mailbox.connected:
-                try:
-                    mailbox.service()
-                    action(mailbox)
-                    return
-                except LOST:
-                    mailbox.drop()
-            mailbox.connect()
-            action(mailbox)
+            if not self.is_behind or now < self._connect_at:
+                return
+            try:
+                if mailbox.connected:
+                    try:
+                        mailbox.service()
+                    except LOST:
+                        mailbox.drop()
+                if not mailbox.connected:
+                    self._connect_at = now + _CONNECT_EVERY
+                    mailbox.connect()
+                    self._connect_at = 0.0
+                mailbox.catch_up()
+            except LOST as error:
+                logger.warning("orders wait for RabbitMQ: %s", error)
+                mailbox.drop()
 
     def order(self, queue: str, order: Order) -> None:
-        """Publish an order.
-
-        :raises: one of :data:`~celery_actors.client.mailbox.LOST` without a broker.
-        """
+        """Publish an order."""
         self._publish(lambda mailbox: mailbox.order(queue, order))
 
     def starts(self, placements: Iterable[Placement]) -> None:
@@ -89,20 +113,27 @@ class Postman:
         self.order(mailbox_name(bytes.fromhex(actor_id)), Order(OrderKind.STOP, actor_id))
 
     def declare(self, queue: str) -> None:
-        """Declare a queue, and wait until it is there."""
+        """Declare a queue, and wait until it is there.
 
-        def declare(mailbox: Mailbox) -> None:
-            mailbox.declare(queue)
-            mailbox.barrier()
-
-        self._publish(declare)
+        :raises: one of :data:`~celery_actors.client.mailbox.LOST` without a broker.
+        """
+        with self._mailbox.lock:
+            if not self._mailbox.connected:
+                self._mailbox.connect()
+            try:
+                self._mailbox.declare(queue)
+                self._mailbox.barrier()
+            except LOST:
+                self._mailbox.drop()
+                raise
 
     def delete(self, queue: str) -> None:
         """Delete a queue."""
         self._publish(lambda mailbox: mailbox.delete(queue))
 
     def heartbeat(self) -> None:
-        """Keep the connection, if there is one."""
+        """Keep the connection, if there is one; do what was postponed."""
+        self.catch_up()
         with self._mailbox.lock:
             if not self._mailbox.connected:
                 return

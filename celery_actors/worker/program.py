@@ -19,9 +19,6 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from redis.backoff import ExponentialBackoff
-from redis.retry import Retry
-
 from celery_actors.client.broker import Broker
 from celery_actors.client.cancelling import cancel_children
 from celery_actors.client.creation import order_starts
@@ -118,8 +115,6 @@ class ActorProcess:
             creator_id=launch.creator_id,
             namespace=launch.namespace,
         )
-        # Callers see a Redis that is away as a delay: an actor waits for it, however long.
-        self._process.redis.set_retry(Retry(ExponentialBackoff(cap=0.5, base=0.02), -1))
         self._process.on_blocked = self._give_cpu_back
         set_process(self._process)
         set_assignment(
@@ -314,6 +309,7 @@ class ActorProcess:
             on_cancel=self._cancel,
             history=self._history,
             tidy=process.segments.rings.forget_idle,
+            is_wanted=self._is_wanted,
         )
         self._runner = Runner(
             process,
@@ -441,6 +437,11 @@ class ActorProcess:
     def _ask_again(self, caller: bytes, sequence: int, by_ring: bool) -> None:
         hint = f"{'G' if by_ring else 'M'}{self._launch.actor_id}:{sequence}"
         self._process.redis.publish(self._process.results.channel(caller.hex()), hint)
+
+    def _is_wanted(self) -> bool:
+        """Whether this incarnation is still the actor (its mailbox may have been deleted)."""
+        record = self._process.control.actor(self._launch.actor_id)
+        return record is not None and record.incarnation == self._launch.incarnation
 
     def _caller_alive(self, caller: bytes) -> bool:
         return self._process.control.caller_alive(caller.hex())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,11 @@ class PlainLog:
         """Call the actor whose handle is kept."""
         return ray.get(self.kept.add.remote("keeper", n), timeout=GATE_SECONDS)
 
+    def call_when_told(self, started: str, gate: str, other: Any, n: int) -> Any:
+        """Say that it runs, wait for the gate, then call another actor."""
+        self.hold(started, gate)
+        return ray.get(other.add.remote("me", n), timeout=GATE_SECONDS)
+
     def get_nested(self, refs: list[Any]) -> Any:
         """Get another process's value."""
         return ray.get(refs[0], timeout=GATE_SECONDS)
@@ -84,6 +90,37 @@ class PlainLog:
 
 
 Log: Any = ray.remote(PlainLog)  # Any: a type checker takes a decorated class for itself
+
+
+class PlainSink:
+    """Keeps the order of what came, and forgets its bytes."""
+
+    def __init__(self) -> None:
+        self.seen: list[int] = []
+
+    def take(self, n: int, _data: bytes) -> int:
+        self.seen.append(n)
+        return n
+
+    def all(self) -> list[int]:
+        return self.seen
+
+    def pid(self) -> int:
+        return os.getpid()
+
+
+Sink: Any = ray.remote(num_cpus=0)(PlainSink)
+
+
+def fill(sinks: list[Any], until: Callable[[], bool]) -> list[list[Any]]:
+    """Call the sinks in turn until something is so; returns the refs by sink."""
+    refs: list[list[Any]] = [[] for _ in sinks]
+    deadline = time.monotonic() + GATE_SECONDS
+    while not until():
+        assert time.monotonic() < deadline, "the broker took all that came"
+        for sink, made in zip(sinks, refs, strict=True):
+            made.append(sink.take.remote(len(made), bytes(15_000)))
+    return refs
 
 
 class PlainStreamer:

@@ -76,10 +76,19 @@ def check_streams(entries: Iterable[tuple[str, int]], counts: Mapping[str, int])
 
 def unacknowledged(cluster: PrivateCluster, queue: str) -> int:
     """How many messages of a queue are delivered and not acknowledged."""
+    return _of_queue(cluster, queue, "messages_unacknowledged")
+
+
+def consumers(cluster: PrivateCluster, queue: str) -> int:
+    """How many consumers a queue has; 0 if it is not there."""
+    return _of_queue(cluster, queue, "consumers")
+
+
+def _of_queue(cluster: PrivateCluster, queue: str, what: str) -> int:
     answer = ask_broker(
         cluster,
-        f'{{ok, Q}} = rabbit_amqqueue:lookup(rabbit_misc:r(<<47>>, queue, <<"{queue}">>)),'
-        " [{_, N}] = rabbit_amqqueue:info(Q, [messages_unacknowledged]), N.",
+        f'case rabbit_amqqueue:lookup(rabbit_misc:r(<<47>>, queue, <<"{queue}">>)) of'
+        f" {{ok, Q}} -> [{{_, N}}] = rabbit_amqqueue:info(Q, [{what}]), N; _ -> 0 end.",
     )
     return int(answer.removeprefix("{ok, ").removesuffix("}"))
 

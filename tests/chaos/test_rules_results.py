@@ -21,7 +21,7 @@ from celery_actors.exceptions import ActorDiedError, OwnerDiedError
 from celery_actors.ids import mailbox_name, new_actor_id, new_caller_id, object_id
 from celery_actors.local import PrivateCluster
 from celery_actors.protocol.values import Copy
-from celery_actors.store.committer import Commit, CommitRefused, Committer
+from celery_actors.store.committer import Commit, CommitFailed, CommitRefused, Committer
 from celery_actors.store.results import Results
 
 pytestmark = pytest.mark.usefixtures("cluster")
@@ -116,6 +116,40 @@ def test_forgotten_scripts_are_loaded_again(committer: Any, value: bytes) -> Non
     assert results.fetch([object_id(b"\xab" * 8, 1)]) == [value]
 
 
+def test_a_commit_that_redis_can_not_take_now_waits_and_tells_nobody(committer: Any) -> None:
+    made, results, _ = committer
+    client, caller = require_process().redis, "ab" * 8
+    with client.pubsub(ignore_subscribe_messages=True) as pushes:
+        pushes.subscribe(results.channel(caller))
+        pushes.get_message(timeout=5)  # the subscription
+        commit = Commit({}, {caller: "1"}, [(caller, b"push")])
+        client.config_set("maxmemory", "1")
+        try:
+            made.send(commit)
+            finished = threading.Thread(target=made.finish)
+            finished.start()
+            assert pushes.get_message(timeout=1) is None, "the cursor is not written"
+            assert finished.is_alive()
+        finally:
+            client.config_set("maxmemory", "0")
+        finished.join(20)
+        assert not finished.is_alive()
+        pushed = wait_until(lambda: pushes.get_message(timeout=1), "the push")
+    assert pushed["data"] == b"push"
+    assert client.hget(results.cursors(made._actor), caller) == b"1"
+
+
+def test_results_that_redis_calls_wrong_end_the_actor_with_that_cause() -> None:
+    log = Log.remote()
+    assert ray.get(log.add.remote("me", 0)) == 0
+    cursors = require_process().results.cursors(log._celery_actor)
+    require_process().redis.delete(cursors)
+    require_process().redis.set(cursors, "no hash")
+    with pytest.raises(ActorDiedError, match="could not be stored"):
+        ray.get(log.add.remote("me", 1), timeout=20)
+    require_process().redis.delete(cursors)
+
+
 # Large values are stored by a transaction around the script, which can't see them.
 
 
@@ -198,7 +232,7 @@ def test_a_transaction_that_redis_refuses_says_why(committer: Any) -> None:
         made._connection.send("AUTH", "limited", "any")
         made._connection.reply(timeout=10)
         made.send(commit_of(b"x" * 40_000))
-        with pytest.raises(CommitRefused, match="NOPERM"):
+        with pytest.raises(CommitFailed, match="NOPERM"):
             made.finish()
     finally:
         client.execute_command("ACL", "DELUSER", "limited")

@@ -10,12 +10,11 @@ from typing import Any
 
 import pytest
 from chaos_actors import Log
-from faults import close_amqp_connections, unacknowledged
+from faults import close_amqp_connections, consumers, unacknowledged
 from raw import RawCaller
 from waiting import wait_until
 
 import celery_actors as ray
-from celery_actors.client import outbox as outbox_module
 from celery_actors.client.current import require_process
 from celery_actors.handle import actor_id_of
 from celery_actors.ids import mailbox_name
@@ -145,8 +144,7 @@ def test_a_returned_message_is_sent_again(brokers: PrivateCluster) -> None:
     assert ran(log) == [0, 1, 2]
 
 
-def test_without_progress_the_oldest_call_is_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outbox_module, "_RESEND_FIRST", 0.2)
+def test_without_progress_the_last_call_is_sent_again_and_brings_all_that_was_lost() -> None:
     log = Log.remote()
     process = require_process()
     pid = ray.get(log.pid.remote())
@@ -154,7 +152,7 @@ def test_without_progress_the_oldest_call_is_sent_again(monkeypatch: pytest.Monk
     os.kill(pid, signal.SIGSTOP)
     try:
         refs = []
-        for n in range(67):  # three more than are delivered ahead
+        for n in range(110):  # 64 are delivered ahead
             refs.append(log.add.remote("me", n))
             process.flush()
             # Another thread may be at it: each is to leave in a message of its own.
@@ -162,8 +160,23 @@ def test_without_progress_the_oldest_call_is_sent_again(monkeypatch: pytest.Monk
         with process.mailbox.lock:
             process.mailbox.barrier()
             purged = process.mailbox._need_channel().queue_purge(mailbox_name(log._celery_actor))
-        assert purged >= 3, "these are lost, and no connection with them"
+        assert purged >= 40, "these are lost, and no connection with them"
     finally:
         os.kill(pid, signal.SIGCONT)
-    assert ray.get(refs, timeout=30) == list(range(67))
-    assert ran(log) == list(range(67))
+    assert ray.get(refs, timeout=20) == list(range(110))
+    assert ran(log) == list(range(110))
+
+
+def test_a_deleted_mailbox_is_declared_again_by_its_actor(brokers: PrivateCluster) -> None:
+    log = Log.remote()
+    process = require_process()
+    queue = mailbox_name(actor_id_of(log))
+    for _ in range(2):  # past the consumer's start, in which Celery swallows a cancellation
+        ray.get(log.count.remote())
+        wait_until(lambda: unacknowledged(brokers, queue) == 0, "the acknowledgement")
+    with process.mailbox.lock:
+        process.mailbox.delete(queue)
+        process.mailbox.barrier()
+    # Without any call of ours: a plain client's message, say, would find no queue.
+    wait_until(lambda: consumers(brokers, queue) == 1, "the mailbox to be consumed again")
+    assert ray.get(log.add.remote("me", 0), timeout=30) == 0

@@ -72,33 +72,33 @@ def test_a_live_nodes_name_is_taken_until_its_lease_ends(cluster: Cluster) -> No
 def test_renewal_tells_a_lost_lease(cluster: Cluster) -> None:
     node = cluster.node("n1", CPU=1)
     cluster.client.zadd("ca:nodes", {node: 1})
-    assert cluster.control.renew_node(node, 60).alive, "late, but nobody removed it"
+    assert cluster.control.renew_node(node, 60), "late, but nobody removed it"
     assert cluster.control.expired().nodes == ()
     cluster.control.remove_node(node, "lost")
-    assert not cluster.control.renew_node(node, 60).alive
+    assert not cluster.control.renew_node(node, 60)
     assert cluster.control.nodes() == []
 
 
 def test_renewal_repeats_a_placement_whose_message_was_lost(cluster: Cluster) -> None:
     node = cluster.node("n1", CPU=1)
     actor = cluster.actor()
-    assert cluster.control.renew_node(node, 60).unstarted == ()
+    assert cluster.control.missed(node).unstarted == ()
     age(cluster, actor, 3)
-    assert cluster.control.renew_node(node, 60).unstarted == (cluster.placement(actor),)
+    assert cluster.control.missed(node).unstarted == (cluster.placement(actor),)
     cluster.begin(actor)
     age(cluster, actor, 3)
-    assert cluster.control.renew_node(node, 60).unstarted == ()
+    assert cluster.control.missed(node).unstarted == ()
 
 
 def test_renewal_repeats_a_kill_whose_message_was_lost(cluster: Cluster) -> None:
     node = cluster.node("n1", CPU=1)
     placement = cluster.run(cluster.actor())
     cluster.control.kill(placement.actor_id, "test")
-    assert cluster.control.renew_node(node, 60).stale == ()
+    assert cluster.control.missed(node).stale == ()
     age(cluster, placement.actor_id, 3)
-    assert cluster.control.renew_node(node, 60).stale == (placement,)
+    assert cluster.control.missed(node).stale == (placement,)
     cluster.reap(placement)
-    assert cluster.control.renew_node(node, 60).stale == ()
+    assert cluster.control.missed(node).stale == ()
 
 
 def test_renewal_repeats_a_stop_at_doubling_intervals(cluster: Cluster) -> None:
@@ -110,7 +110,7 @@ def test_renewal_repeats_a_stop_at_doubling_intervals(cluster: Cluster) -> None:
         age(cluster, actor, 1, "stopping_since")
         if cluster.client.hexists(f"ca:actor:{actor}", "told"):
             age(cluster, actor, 1, "told")
-        if cluster.control.renew_node(node, 60).stopping:
+        if cluster.control.missed(node).stopping:
             told.append(second)
     gaps = [after - before for before, after in itertools.pairwise(told)]
     assert told[0] == 2

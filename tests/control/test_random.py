@@ -127,7 +127,7 @@ class Walk:
 
     def renew_node(self) -> None:
         for node_id in self.now.nodes:
-            assert self.control.renew_node(node_id, 600).alive
+            assert self.control.renew_node(node_id, 600)
 
     # Callers and jobs
 

@@ -177,27 +177,32 @@ def test_from_a_gap_on_calls_leave_again(box: Outbox, objects: ObjectTable) -> N
     assert sequences(box.take(10, 10_000)) == [3, 4, 5, 6]
 
 
-def test_without_progress_the_oldest_is_due_again_ever_more_seldom(
+def test_without_progress_the_last_is_due_again_ever_more_seldom(
     box: Outbox, objects: ObjectTable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 1000.0
     monkeypatch.setattr(outbox_module, "monotonic", lambda: now)
-    for sequence in (1, 2):
+    for sequence in (1, 2, 3, 4):
         add(box, objects, sequence)
-    for call in box.take(10, 10_000):
+    for call in box.take(3, 10_000):
         call.sent = True
-    assert box.resend_due(now + 4.9) is None
+    assert box.resend_due(now + 4.9) is None, "the actor has not answered any call"
+    now = box.next_resend
+    assert box.resend_due(now) is not None
+    box.resolve_through(Cursor(1))
     gaps = []
-    for _ in range(6):
+    for _ in range(7):
         before, now = now, box.next_resend
         due = box.resend_due(now)
         assert due is not None
-        assert due.sequence == 1
+        assert due.sequence == 3, "the last that was sent"
         gaps.append(now - before)
-    assert gaps == [5, 10, 20, 40, 60, 60]
-    box.resolve_through(Cursor(1))
-    assert box.next_resend == now + 5, "progress makes it quick again"
+    assert gaps == [1, 2, 4, 8, 16, 30, 30]
+    assert box.resends == 7
     box.resolve_through(Cursor(2))
+    assert box.next_resend == now + 1, "progress makes it quick again"
+    assert box.resends == 0
+    box.resolve_through(Cursor(4))
     assert box.next_resend == 0
 
 

@@ -10,6 +10,7 @@ local now = tonumber(stamp[1]) * 1000 + math.floor(tonumber(stamp[2]) / 1000)
 local key = {
   nodes = prefix .. 'nodes',           -- zset: node id by the end of its lease
   node_names = prefix .. 'node-names', -- hash: name -> node id
+  pulse = prefix .. 'pulse',           -- hash: when a lease was last renewed, and how long it was
   callers = prefix .. 'callers',       -- zset: caller id by the end of its own lease
   lingering = prefix .. 'lingering',   -- set: ended callers whose queued calls still hold actors
   jobs = prefix .. 'jobs',             -- zset: job id by when it ended, +inf while it runs

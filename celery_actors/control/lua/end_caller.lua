@@ -2,4 +2,5 @@
 -- id
 end_caller(ARGV[3])
 place_waiting()
+tidy_pulse()
 return answer()

@@ -1,7 +1,8 @@
--- needs: base placement
+-- needs: leases placement
 -- id, name, host, pid, labels, lease (ms), totals (JSON kind -> amount), gpu ids (JSON), cores, address
 -- The name of a node whose lease has ended is free: its janitor may be slower than its successor.
 local id, name, host, pid, labels, lease, totals, gpus, cores, address = unpack(ARGV, 3)
+note_renewal(tonumber(lease))
 local holder = call('HGET', key.node_names, name)
 if holder and holder ~= id then
   local ends = call('ZSCORE', key.nodes, holder)

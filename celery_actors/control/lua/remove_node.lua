@@ -46,4 +46,5 @@ for _, caller in ipairs(callers) do end_caller(caller) end
 tell_all('N' .. id)
 place_waiting()
 tidy_line()
+tidy_pulse()
 return answer()

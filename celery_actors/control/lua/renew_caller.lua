@@ -1,5 +1,7 @@
--- needs: base
+-- needs: leases
 -- id, lease (ms)
-if call('EXISTS', key.caller(ARGV[3])) == 0 then return 0 end
-call('ZADD', key.callers, now + tonumber(ARGV[4]), ARGV[3])
+local id, lease = ARGV[3], tonumber(ARGV[4])
+if call('EXISTS', key.caller(id)) == 0 then return 0 end
+note_renewal(lease)
+call('ZADD', key.callers, now + lease, id)
 return 1

@@ -1,3 +1,4 @@
+-- needs: leases
 -- Where there is room. Needs base.lua.
 --
 -- A *room* is what a request can be put into: a node, or a bundle of a placement group, which has
@@ -41,7 +42,7 @@ end
 local function live_nodes()
   if known_nodes then return known_nodes end
   known_nodes = {}
-  for _, id in ipairs(call('ZRANGEBYSCORE', key.nodes, '(' .. now, '+inf')) do
+  for _, id in ipairs(call('ZRANGEBYSCORE', key.nodes, running_from(), '+inf')) do
     local node = read_room(key.node(id))
     node.id = id
     node.count = call('HLEN', key.reservations(id))

@@ -3,8 +3,8 @@
 -- Guarantee: either all of it happens, or (another incarnation holds the record, or the
 -- number is not the next) none.  A commit is retried after a lost connection with the
 -- same number: an equal number from the same incarnation answers OK without doing it
--- again.  Cursors and the number are written last, so that a script that dies on the way
--- (out of memory) is repeated whole.  (Of what a transaction around this stores, see
+-- again.  The number is written last, so that a script that dies on the way (out of memory)
+-- is repeated whole; and pushes come behind what such a Redis refuses.  (Of what a transaction around this stores, see
 -- committer.py.)
 --
 -- ARGV: record key, incarnation, number, cursor key, ttl (ms),
@@ -62,6 +62,9 @@ for _ = 1, tonumber(ARGV[6]) do
 end
 local cursors = at
 at = at + 2 * tonumber(ARGV[7])
+if tonumber(ARGV[7]) > 0 then
+  write(cursor_key, cursors, cursors + 2 * tonumber(ARGV[7]) - 1)
+end
 for _ = 1, tonumber(ARGV[8]) do
   redis.call('PUBLISH', ARGV[at], ARGV[at + 1])
   at = at + 2
@@ -70,9 +73,6 @@ for _ = 1, tonumber(ARGV[9]) do
   redis.call('SETEX', ARGV[at], ARGV[at + 1], ARGV[at + 2])
   redis.call('PUBLISH', ARGV[at], ARGV[at + 2])
   at = at + 3
-end
-if tonumber(ARGV[7]) > 0 then
-  write(cursor_key, cursors, cursors + 2 * tonumber(ARGV[7]) - 1)
 end
 redis.call('HSET', cursor_key, '#', number)
 return 'OK'
