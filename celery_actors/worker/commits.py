@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 #: Exit status of a process whose commit was refused.
 EXIT_REFUSED = 75
 #: Exit status of a process whose results can't be committed: Redis calls the commit wrong.
-EXIT_UNCOMMITTED = 76
+EXIT_UNCOMMITTED = 77
 
 #: So many results gather behind a commit before its answer is looked for once more.
 _LOOK_EVERY = 16
