@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import inspect
 import logging
-import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -128,15 +126,6 @@ class _Definitions:
         return self._digest
 
 
-def _own_paths() -> tuple[str, ...]:
-    """Where this program finds its own modules: a worker on this machine looks there too."""
-    libraries = tuple(path for path in (sys.prefix, sys.base_prefix) if path)
-    folders = [Path(path).absolute() if path else Path.cwd() for path in sys.path]
-    return tuple(
-        str(path) for path in folders if not str(path).startswith(libraries) and path.is_dir()
-    )
-
-
 @dataclass(frozen=True, slots=True)
 class ActorClassMetadata:
     """What Ray's programs read of ``Class.__ray_metadata__``.
@@ -230,7 +219,7 @@ class ActorClass(Generic[T]):
             tuple(options.concurrency_groups),
             not concurrency.serial,
         )
-        sys_path = process.environments.paths(environment, _own_paths())
+        sys_path = process.environments.paths()
 
         def encode() -> bytes:
             values = encode_arguments([(e.oid, e.blob) for e in arguments]) if arguments else b""
@@ -555,7 +544,7 @@ class RemoteFunction(Generic[P, R_co]):
             resources = tuple(sorted(self._options.requested().items()))
             where = _destination(process, self._options, f"task {self.__qualname__}")
             environment = process.environments.of(self._options.runtime_env)
-            paths = process.environments.paths(environment, _own_paths())
+            paths = process.environments.paths()
             most = self._options.max_calls
             shape = Shape(
                 resources,

@@ -1,34 +1,35 @@
-"""Values to bytes and back: pickle protocol 5, cloudpickle where plain pickle cannot.
+"""Values to bytes and back: pickle protocol 5.
 
-Plain pickle is tried first, because it is fast.  It can't carry classes and functions
-that the receiver can't import (defined in ``__main__``, a notebook, a function, or a
-module of the user's own): those go by value, through cloudpickle.  Large contiguous
-buffers (numpy arrays, bytearrays) travel out of band, so they are copied once at most.
+Classes and functions go by name where the receiver can import them, else by value
+(:mod:`celery_actors.modules`).  Large contiguous buffers (numpy arrays, bytearrays) travel
+out of band, so they are copied once at most.
 
 Handles and refs inside a value announce themselves to the *outgoing* record of the
-thread that pickles them: who contains them must keep them alive.
+thread that pickles them: who contains them must keep them alive.  A ``__reduce__`` may put
+values and call actors: each value that is pickled meanwhile has a record of its own.
 """
 
 from __future__ import annotations
 
-import importlib
 import io
 import pickle
-import sys
-import sysconfig
 import threading
 import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import cloudpickle
 from typing_extensions import Buffer
 
 from celery_actors import flat
 from celery_actors.exceptions import SerializationError
 from celery_actors.flat import Frame
+from celery_actors.pickler import (
+    Pickler,
+    deregister_serializer,
+    has_serializers,
+    register_serializer,
+)
 
 __all__ = [
     "Dumped",
@@ -41,7 +42,6 @@ __all__ = [
     "parts",
     "pickles",
     "register_serializer",
-    "travels_by_value",
 ]
 
 
@@ -79,161 +79,6 @@ def outgoing() -> Dumped | None:
     return _local.outgoing
 
 
-class _NeedsCloudpickle(Exception):
-    """Something in the value must travel by value."""
-
-
-_LIBRARY_ROOTS = tuple(
-    {
-        str(Path(sysconfig.get_paths()[name]).resolve())
-        for name in ("stdlib", "platstdlib", "purelib", "platlib")
-    }
-    | {str(Path(__file__).parent.resolve())}
-)
-_by_value: dict[str, bool] = {}
-
-
-def travels_by_value(module: str | None) -> bool:
-    """Whether classes and functions of ``module`` go by value.
-
-    They do unless the module belongs to the standard library, to installed packages or
-    to this package: only those can be expected on another machine.
-    """
-    if module is None or module == "__main__":
-        return True
-    known = _by_value.get(module)
-    if known is None:
-        loaded = sys.modules.get(module)
-        path = getattr(loaded, "__file__", None)
-        if loaded is None:
-            known = True
-        elif path is None:  # built in, or a namespace package
-            known = False
-        else:
-            known = not str(Path(path).resolve()).startswith(_LIBRARY_ROOTS)
-        _by_value[module] = known
-    return known
-
-
-_serializers: dict[type, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {}
-
-
-def register_serializer(
-    cls: type, *, serializer: Callable[[Any], Any], deserializer: Callable[[Any], Any]
-) -> None:
-    """Say how instances of a class are pickled by this process (as Ray's ``ray.util``).
-
-    :param serializer: returns something that can be pickled, for an instance.
-    :param deserializer: makes an instance of that; it travels with each.
-
-    Example::
-
-        register_serializer(Lock, serializer=lambda lock: lock.name, deserializer=Lock)
-    """
-    _serializers[cls] = (serializer, deserializer)
-
-
-def deregister_serializer(cls: type) -> None:
-    """End what :func:`register_serializer` began; does nothing where it did not."""
-    _serializers.pop(cls, None)
-
-
-def _custom(value: Any) -> tuple[Callable[[Any], Any], tuple[Any]]:
-    serializer, deserializer = _serializers[type(value)]
-    return deserializer, (serializer(value),)
-
-
-class _PlainPickler(pickle.Pickler):
-    """Plain pickle that notices what plain pickle would carry by a useless name."""
-
-    def reducer_override(self, value: Any) -> Any:
-        if _serializers and type(value) in _serializers:
-            return _custom(value)
-        if isinstance(value, (type, types.FunctionType)):
-            if travels_by_value(getattr(value, "__module__", None)):
-                raise _NeedsCloudpickle
-        elif isinstance(value, types.ModuleType):
-            raise _NeedsCloudpickle
-        return NotImplemented
-
-
-class _CodePickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
-    """Cloudpickle that keeps where code was written.
-
-    Since 3.1.3 cloudpickle names every function's file ``<dynamic-code>``: tracebacks of
-    what travelled by value would then show neither file nor line.
-    """
-
-    def reducer_override(self, value: Any) -> Any:
-        if _serializers and type(value) in _serializers:
-            return _custom(value)
-        if isinstance(value, types.CodeType):
-            make, arguments = self.dispatch_table[types.CodeType](value)
-            return _located_code, (value.co_filename, make, arguments)
-        return super().reducer_override(value)
-
-
-def _located_code(
-    file: str, make: Callable[..., types.CodeType], arguments: tuple[Any, ...]
-) -> types.CodeType:
-    return make(*arguments).replace(co_filename=file)
-
-
-class _ByValuePickler(_CodePickler):
-    """Cloudpickle that also sends what lives in the user's own modules by value.
-
-    Modules are registered with cloudpickle as they are met, since it looks each class up
-    in its registry; :meth:`forget` takes them out again.
-    """
-
-    registered: list[types.ModuleType]
-
-    def reducer_override(self, value: Any) -> Any:
-        if isinstance(value, (type, types.FunctionType, types.ModuleType)):
-            name = value.__name__ if isinstance(value, types.ModuleType) else value.__module__
-            module = sys.modules.get(name or "")
-            if (
-                module is not None
-                and name != "__main__"
-                and travels_by_value(name)
-                and name not in cloudpickle.list_registry_pickle_by_value()
-            ):
-                cloudpickle.register_pickle_by_value(module)
-                self.registered.append(module)
-        return super().reducer_override(value)
-
-    def forget(self) -> None:
-        for module in self.registered:
-            cloudpickle.unregister_pickle_by_value(module)
-
-
-class _ByNamePickler(_CodePickler):
-    """Cloudpickle that sends by name also what ``@remote`` has put its wrapper before."""
-
-    registered: list[types.ModuleType]
-
-    def reducer_override(self, value: Any) -> Any:
-        if isinstance(value, (type, types.FunctionType)) and value.__module__ != "__main__":
-            module, path = value.__module__, value.__qualname__
-            found: Any = sys.modules.get(module)
-            for name in path.split("."):
-                found = getattr(found, name, None)
-            if found is not value and getattr(found, "__wrapped__", None) is value:
-                return _unwrapped, (module, path)
-        return super().reducer_override(value)
-
-
-def _unwrapped(module: str, name: str) -> Any:
-    found: Any = importlib.import_module(module)
-    for part in name.split("."):
-        found = getattr(found, part)
-    return found.__wrapped__
-
-
-# cloudpickle's registry of modules is global to the process: one thread at a time.
-_cloudpickle_lock = threading.Lock()
-
-
 def dumps(value: Any, what: Callable[[], str], in_band: bool = False) -> Dumped:
     """Pickle ``value``.
 
@@ -258,63 +103,28 @@ def dump_flat(value: Any) -> list[Frame] | None:
     atom = flat.dump_atom(value)
     if atom is not None:
         return [atom]
-    return None if _serializers else flat.dump_array(value)
+    return None if has_serializers() else flat.dump_array(value)
 
 
 def dump_flat_arguments(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Dumped | None:
     """Pickle a call's arguments, as ``(list(args), dict(kwargs))``, if all are flat values."""
-    frames = None if _serializers else flat.dump_arguments(args, kwargs)
+    frames = None if has_serializers() else flat.dump_arguments(args, kwargs)
     return None if frames is None else Dumped(frames)
 
 
 def _dump(value: Any, dumped: Dumped, what: Callable[[], str], in_band: bool) -> Dumped:
     buffers: list[pickle.PickleBuffer] = []
-    aside = None if in_band else buffers.append
     stream = io.BytesIO()
+    aside = None if in_band else buffers.append
     try:
-        _PlainPickler(stream, protocol=5, buffer_callback=aside).dump(value)
-    except (_NeedsCloudpickle, pickle.PicklingError, TypeError, AttributeError):
-        buffers.clear()
-        dumped.actors.clear()
-        dumped.objects.clear()
-        stream = _cloudpickled(value, buffers, what, aside)
-    except RecursionError as error:
+        Pickler(stream, protocol=5, buffer_callback=aside).dump(value)
+    except SerializationError:  # of a value within it, which a ``__reduce__`` put
+        raise
+    except (pickle.PicklingError, TypeError, AttributeError, ValueError, RecursionError) as error:
         raise _explained(value, what, error) from error
     dumped.frames.append(stream.getbuffer())
     dumped.frames.extend(_raw(buffer) for buffer in buffers)
     return dumped
-
-
-def _cloudpickled(
-    value: Any,
-    buffers: list[pickle.PickleBuffer],
-    what: Callable[[], str],
-    aside: Callable[[pickle.PickleBuffer], Any] | None,
-) -> io.BytesIO:
-    failure: Exception | None = None
-    # By value first; a module whose globals can't be pickled still goes by reference.
-    for kind in (_ByValuePickler, _ByNamePickler):
-        stream = io.BytesIO()
-        buffers.clear()
-        with _cloudpickle_lock:
-            pickler = kind(stream, protocol=5, buffer_callback=aside)
-            pickler.registered = []
-            try:
-                pickler.dump(value)
-            except SerializationError:
-                raise
-            except Exception as error:  # noqa: BLE001 - a user's __reduce__ may raise anything
-                failure = failure or error
-            else:
-                return stream
-            finally:
-                if isinstance(pickler, _ByValuePickler):
-                    pickler.forget()
-    assert failure is not None
-    try:
-        raise _explained(value, what, failure) from failure
-    finally:
-        failure = None  # its traceback refers to this frame, and that to all that the callers hold
 
 
 def _raw(buffer: pickle.PickleBuffer) -> Frame:
@@ -345,7 +155,7 @@ def pickles(value: Any) -> bool:
     """Return whether ``value`` can be pickled."""
     previous, _local.outgoing = _local.outgoing, Dumped()
     try:
-        cloudpickle.dumps(value, protocol=5)
+        Pickler(io.BytesIO(), protocol=5).dump(value)
     except Exception:  # noqa: BLE001 - a user's __reduce__ may raise anything: no
         return False
     finally:

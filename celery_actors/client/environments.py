@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from celery_actors.exceptions import RuntimeEnvSetupError
+from celery_actors.modules import forget_decisions, own_paths
 from celery_actors.protocol.environment import NO_ENVIRONMENT, Environment, package_digest
 from celery_actors.runtime_env import PACKAGE_SCHEME, RuntimeEnv
 from celery_actors.store.packages import Packages
@@ -42,6 +43,7 @@ class Environments:
         :raises TypeError, ValueError: it makes no sense.
         :raises RuntimeEnvSetupError: its files can't be packaged.
         """
+        forget_decisions()
         self._given = RuntimeEnv.of(given)
         self._own = self._changed(NO_ENVIRONMENT, self._given)
         self._job = self._process.job_id
@@ -66,15 +68,13 @@ class Environments:
         """
         return self._changed(self.own, RuntimeEnv.of(given))
 
-    def paths(self, environment: Environment, own_paths: Iterable[str]) -> tuple[str, ...]:
-        """Return where besides its packages a process looks for modules, of ``own_paths``.
+    def paths(self) -> tuple[str, ...]:
+        """Return where besides its packages a process looks for modules: where this one does.
 
-        A working directory takes their place (as in Ray); this process's own packages are
-        others' only by inheritance.
+        This process's own packages are others' only by inheritance.
         """
-        if environment.working_dir:
-            return ()
-        return tuple(path for path in own_paths if path not in self._unpacked)
+        found = own_paths(with_current=self._process.driver)
+        return tuple(path for path in found if path not in self._unpacked)
 
     def _changed(self, parent: Environment, given: RuntimeEnv) -> Environment:
         changes: dict[str, Any] = {}

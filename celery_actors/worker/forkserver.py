@@ -285,6 +285,9 @@ def main() -> None:
     become_subreaper()
     marks = Marks()
     sweeper = start_sweeper(marks, sock)  # before there is much memory for it to share
+    if not getattr(sys.flags, "safe_path", False):
+        # "-m" has put the node worker's current directory there: actors have their program's.
+        sys.path.pop(0)
     for name in PRELOAD:
         importlib.import_module(name)
     from celery_actors.worker.rehearsal import rehearse

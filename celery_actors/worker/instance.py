@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import sys
 from collections.abc import Callable, Sequence
 from inspect import getattr_static
 from typing import Any
@@ -12,6 +11,7 @@ from celery_actors import serialization
 from celery_actors.client.process import Process
 from celery_actors.exceptions import ActorsError
 from celery_actors.ids import call_owner
+from celery_actors.modules import use_paths
 from celery_actors.options import METHOD_OPTIONS, MethodOptions
 from celery_actors.protocol.calls import CallFlag
 from celery_actors.protocol.creation import Creation, decode_definition
@@ -86,9 +86,7 @@ class Instance:
         """Return the actor's class; ``None`` in an executor of tasks."""
         if not self._imported:
             self._imported = True
-            for path in reversed(self._creation.sys_path):
-                if path not in sys.path:
-                    sys.path.insert(0, path)
+            use_paths(self._creation.sys_path)
         return None if self.is_executor else self.definition(self._creation.class_digest)
 
     def _constructor_arguments(self) -> tuple[Sequence[Any], dict[str, Any]]:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import collections
+import functools
+import os
 import pickletools
+import signal
 import subprocess
 import sys
 import threading
@@ -14,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import celery_actors as ray
 from celery_actors import serialization
 from celery_actors.exceptions import SerializationError
 
@@ -56,32 +60,37 @@ def test_what_is_not_contiguous_is_copied_whole() -> None:
     assert (back(array) == array).all()
 
 
-def test_which_modules_travel_by_value() -> None:
-    assert not serialization.travels_by_value("json")
-    assert not serialization.travels_by_value("sys")
-    assert not serialization.travels_by_value("numpy")
-    assert not serialization.travels_by_value("celery_actors.handle")
-    assert serialization.travels_by_value("__main__")
-    assert serialization.travels_by_value(__name__)
-    assert serialization.travels_by_value("no_such_module")
-    assert serialization.travels_by_value(None)
-
-
 def names_in(value: Any) -> str:
     return "".join(
         str(argument) for _, argument, _ in pickletools.genops(bytes(dumps(value).frames[0]))
     )
 
 
-def test_library_classes_go_by_name_and_own_ones_by_value() -> None:
+BY_VALUE = ("_make_skeleton_class", "_make_function")
+
+
+def test_what_is_defined_in_a_module_goes_by_name() -> None:
     assert "OrderedDict" in names_in(collections.OrderedDict)
-    assert "_make_skeleton_class" in names_in(Point)
-    assert "_make_skeleton_class" in names_in([{"nested": Point(1)}])
-    assert "_make_skeleton_class" not in names_in(collections.OrderedDict(a=1))
+    for value in (Point, [{"nested": Point(1)}], names_in, collections.OrderedDict(a=1)):
+        assert not any(name in names_in(value) for name in BY_VALUE)
+    assert "Point" in names_in([{"nested": Point(1)}])
+    assert back(Point) is Point
+
+
+def test_what_is_defined_in_a_function_goes_by_value() -> None:
+    class Local:
+        pass
+
+    assert "_make_skeleton_class" in names_in(Local())
+    assert "_make_function" in names_in(lambda: 1)
 
 
 def test_what_goes_by_value_needs_no_module_at_the_other_end(tmp_path: Path) -> None:
-    (tmp_path / "pickled").write_bytes(bytes(dumps([Point(3), lambda y: Point(y).x]).frames[0]))
+    class Local:
+        def __init__(self, x: int) -> None:
+            self.x = x
+
+    (tmp_path / "pickled").write_bytes(bytes(dumps([Local(3), lambda y: Local(y).x]).frames[0]))
     program = (
         "import pickle, sys\n"
         f"point, make = pickle.load(open({str(tmp_path / 'pickled')!r}, 'rb'))\n"
@@ -96,6 +105,122 @@ def test_what_goes_by_value_needs_no_module_at_the_other_end(tmp_path: Path) -> 
         timeout=60,
     )
     assert done.stdout.split() == ["3", "4"]
+
+
+def decorated(value: int) -> int:
+    return value + 1
+
+
+plain = decorated
+decorated = ray.remote(decorated)  # type: ignore[assignment]
+
+
+def test_what_a_decorator_has_wrapped_goes_by_name() -> None:
+    assert "_make_function" not in names_in(plain)
+    assert back(plain) is plain
+
+
+def test_the_reductions_of_a_value_run_once() -> None:
+    runs = []
+
+    class Reduced:
+        """By value itself, so that no part of the value could go with plain pickle alone."""
+
+        def __reduce__(self) -> Any:
+            runs.append(1)
+            return int, (3,)
+
+    assert back([Reduced(), Reduced, lambda: 1])[0] == 3
+    assert len(runs) == 1
+
+
+def test_an_error_of_a_reduction_is_the_users_own() -> None:
+    class Refuses:
+        def __reduce__(self) -> Any:
+            raise LookupError("not now")
+
+    with pytest.raises(LookupError, match="not now"):
+        dumps([Refuses()])
+
+
+def test_a_value_that_is_pickled_within_another_has_a_record_of_its_own() -> None:
+    records: list[Any] = []
+
+    class Outer:
+        def __reduce__(self) -> Any:
+            before = serialization.outgoing()
+            inner = dumps([Inner()])
+            records.extend((before, inner, serialization.outgoing()))
+            return int, ()
+
+    class Inner:
+        def __reduce__(self) -> Any:
+            records.append(serialization.outgoing())
+            return int, ()
+
+    outer = dumps(Outer())
+    seen_inside, before, inner, after = records
+    assert before is after is outer
+    assert seen_inside is inner
+    assert inner is not outer
+
+
+def test_user_code_that_is_pickled_holds_back_no_other_thread() -> None:
+    pickled: list[bool] = []
+
+    class Waits:
+        def __reduce__(self) -> Any:
+            other = threading.Thread(target=lambda: pickled.append(bool(dumps(lambda: Waits))))
+            other.start()
+            other.join(30)
+            return int, ()
+
+    dumps([lambda: 1, Waits()])
+    assert pickled == [True]
+
+
+def test_a_fork_while_another_thread_pickles_leaves_the_child_able_to() -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    class Slow:
+        def __reduce__(self) -> Any:
+            begun.set()
+            go_on.wait(30)
+            return int, ()
+
+    thread = threading.Thread(target=dumps, args=([lambda: 1, Slow()],))
+    thread.start()
+    assert begun.wait(30)
+    child = os.fork()
+    if child == 0:
+        signal.alarm(30)  # a lock that nobody frees: the kernel ends the child
+        os._exit(0 if dumps(lambda: 1).frames else 1)
+    go_on.set()
+    thread.join()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+@functools.lru_cache(maxsize=3)
+def cached(value: int) -> int:
+    return value + 1
+
+
+def test_cached_functions_and_properties() -> None:
+    @functools.lru_cache(maxsize=2)
+    def local(value: int) -> int:
+        return value if value < 2 else local(value - 1) + local(value - 2)
+
+    class Lazy:
+        @functools.cached_property
+        def once(self) -> object:
+            return object()
+
+    assert back(cached) is cached
+    again = back(local)
+    assert again(20) == 6765
+    assert again.cache_parameters()["maxsize"] == 2
+    lazy = back(type("Lazy", (Lazy,), {}))()
+    assert lazy.once is lazy.once
 
 
 def test_cloudpickles_registry_is_left_as_it_was() -> None:
