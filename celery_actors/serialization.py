@@ -17,9 +17,7 @@ import threading
 import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
-
-from typing_extensions import Buffer
+from typing import TYPE_CHECKING, Any
 
 from celery_actors import flat
 from celery_actors.exceptions import SerializationError
@@ -30,6 +28,9 @@ from celery_actors.pickler import (
     has_serializers,
     register_serializer,
 )
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 __all__ = [
     "Dumped",
