@@ -234,6 +234,7 @@ class ActorClass(Generic[T]):
                 environment,
                 where.target.group,
                 where.captures,
+                *process.environments.home(),
             )
             # Written before the actor can begin, so that a handle inside its arguments
             # can't lose its last hold on the way.

@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 from celery_actors.exceptions import RuntimeEnvSetupError
 from celery_actors.modules import forget_decisions, own_paths
+from celery_actors.protocol.creation import Creation
 from celery_actors.protocol.environment import NO_ENVIRONMENT, Environment, package_digest
 from celery_actors.runtime_env import PACKAGE_SCHEME, RuntimeEnv
 from celery_actors.store.packages import Packages
+from celery_actors.store.whereabouts import place
 
 if TYPE_CHECKING:
     from celery_actors.client.packing import Packed
@@ -36,6 +38,8 @@ class Environments:
         self._own = NO_ENVIRONMENT
         self._job = process.job_id
         self._unpacked: frozenset[str] = frozenset()
+        self._paths: tuple[str, ...] = ()
+        self._home = ("", "")
 
     def begin_job(self, given: Mapping[str, Any] | None) -> None:
         """Say what the actors and tasks of this driver's job have.
@@ -48,10 +52,12 @@ class Environments:
         self._own = self._changed(NO_ENVIRONMENT, self._given)
         self._job = self._process.job_id
 
-    def inherit(self, environment: Environment, unpacked: Iterable[str]) -> None:
+    def inherit(self, creation: Creation, unpacked: Iterable[str]) -> None:
         """Say what this process was given, and where on this node its packages lie."""
-        self._own = environment
+        self._own = creation.environment
         self._unpacked = frozenset(unpacked)
+        self._paths = creation.sys_path
+        self._home = creation.home, creation.home_place
 
     @property
     def own(self) -> Environment:
@@ -73,8 +79,14 @@ class Environments:
 
         This process's own packages are others' only by inheritance.
         """
-        found = own_paths(with_current=self._process.driver)
-        return tuple(path for path in found if path not in self._unpacked)
+        found = (*self._paths, *own_paths(with_current=self._process.driver))
+        return tuple(path for path in dict.fromkeys(found) if path not in self._unpacked)
+
+    def home(self) -> tuple[str, str]:
+        """Return the id of the job's driver, and where its files are seen."""
+        if not self._process.driver:
+            return self._home
+        return self._process.caller.hex(), place(self._process.settings)
 
     def _changed(self, parent: Environment, given: RuntimeEnv) -> Environment:
         changes: dict[str, Any] = {}

@@ -274,6 +274,7 @@ class Executors:
             pool.requested[actor] = monotonic()
             self._by_executor[actor] = pool
         shape = pool.shape
+        home, home_place = process.environments.home()
         creation = Creation(
             "",
             "tasks",
@@ -284,6 +285,8 @@ class Executors:
             environment=shape.environment,
             group=shape.target.group,
             captures=shape.captures,
+            home=home,
+            home_place=home_place,
         )
         spec = ActorSpec(
             actor_id=actor.hex(),

@@ -22,7 +22,14 @@ from pathspec import GitIgnoreSpec
 from celery_actors.exceptions import RuntimeEnvSetupError
 from celery_actors.protocol.packages import package_hash
 
-__all__ = ["MOST_BYTES", "Packed", "pack_archive", "pack_directory", "pack_file"]
+__all__ = [
+    "MOST_BYTES",
+    "Packed",
+    "pack_archive",
+    "pack_directory",
+    "pack_file",
+    "pack_nothing",
+]
 
 #: Files of a package may have so many bytes together (Ray's limit).
 MOST_BYTES = 500 << 20
@@ -59,15 +66,24 @@ class _Member:
     executable: bool = False
 
 
-def pack_directory(root: Path, excludes: Sequence[str], parent: str = "") -> Packed:
+def pack_directory(
+    root: Path, excludes: Sequence[str], parent: str = "", with_ignored: bool = False
+) -> Packed:
     """Pack a directory.
 
     :param excludes: patterns of ``.gitignore``, relative to ``root``.
     :param parent: a directory that the package has in addition, around ``root``.
+    :param with_ignored: files that ``.gitignore`` names go along, as extension modules that were
+        built in place.
     :raises RuntimeEnvSetupError: it is too large, or a file can't be read.
     """
     prefix = f"{parent}/" if parent else ""
-    return _pack(_Walk(root, excludes).members(prefix), root)
+    return _pack(_Walk(root, excludes, with_ignored).members(prefix), root)
+
+
+def pack_nothing(name: str) -> Packed:
+    """Pack an empty directory: a namespace package."""
+    return _pack([_Member(f"{name}/", None)], Path(name))
 
 
 def pack_file(path: Path) -> Packed:
@@ -102,12 +118,12 @@ def _file(name: str, path: Path) -> _Member:
 class _Walk:
     """One walk through a directory."""
 
-    def __init__(self, root: Path, excludes: Sequence[str]) -> None:
+    def __init__(self, root: Path, excludes: Sequence[str], with_ignored: bool) -> None:
         self._root = root
         self._excludes = GitIgnoreSpec.from_lines([*_NEVER_SENT, *excludes])
         self._names = [
             name
-            for name in _IGNORE_FILES
+            for name in (() if with_ignored else _IGNORE_FILES)
             if name != ".gitignore" or os.environ.get(_NO_GITIGNORE_VARIABLE) != "1"
         ]
 

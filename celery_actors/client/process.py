@@ -26,6 +26,7 @@ from celery_actors.client.identity import after_fork
 from celery_actors.client.lease import LeaseKeeper
 from celery_actors.client.listener import Listener
 from celery_actors.client.mailbox import Mailbox
+from celery_actors.client.modules import Modules
 from celery_actors.client.objects import Entry, ObjectState, ObjectTable
 from celery_actors.client.outbox import Outbox
 from celery_actors.client.recovery import Recovery
@@ -125,6 +126,7 @@ class Process:
         self.mailbox = Mailbox(self.broker, self.signer, self._on_return)
         self.sender = Sender(self)
         self.environments = Environments(self)
+        self.modules = Modules(self)
         self.make_parts()
         self._borrowed: list[Entry] = []  # refs that have come and are not kept yet
         # Held while holds for them are written, so that nobody takes them for kept before.

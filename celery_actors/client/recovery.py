@@ -102,6 +102,8 @@ class Recovery:
             process.executors.placed(bytes.fromhex(text))
         elif kind == b"B":  # an executor will not begin tasks that waited in it
             process.executors.taken_back(decode_withdrawal(process.signer, process.caller, text))
+        elif kind == b"I":  # a process on another machine imports a module
+            process.modules.wanted(text)
         elif kind == b"W":  # a value that was waited for is there
             self._ready.add(bytes.fromhex(text))
         elif kind == b"K":  # somebody cancels a call of this process

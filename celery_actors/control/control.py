@@ -170,6 +170,14 @@ class Control:
         """Say that all chunks of a package are stored; False: the job is over."""
         return self._packages.complete(job_id, digest, count)
 
+    def store_module(self, job_id: str, name: str, entry: bytes) -> bool:
+        """Say once where a module of the job's driver is; False: the job is over."""
+        return self._packages.store_module(job_id, name, entry)
+
+    def module(self, job_id: str, name: str) -> bytes | None:
+        """Return what is said of a module of the job's driver; None: nothing yet."""
+        return self._packages.module(job_id, name)
+
     def package_chunks(self, job_id: str, digest: str) -> int | None:
         """Return the number of a package's chunks; None: it is not stored (completely)."""
         return self._packages.count(job_id, digest)

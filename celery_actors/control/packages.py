@@ -21,6 +21,14 @@ class Packages:
         """See :meth:`Control.complete_package`."""
         return bool(self._scripts.run("store_package", job_id, digest, count))
 
+    def store_module(self, job_id: str, name: str, entry: bytes) -> bool:
+        """See :meth:`Control.store_module`."""
+        return bool(self._scripts.run("store_package", job_id, f"module:{name}", entry))
+
+    def module(self, job_id: str, name: str) -> bytes | None:
+        """See :meth:`Control.module`."""
+        return cast("bytes | None", self._scripts.run("package", job_id, f"module:{name}"))
+
     def count(self, job_id: str, digest: str) -> int | None:
         """See :meth:`Control.package_chunks`."""
         count = cast("bytes | None", self._scripts.run("package", job_id, digest))

@@ -44,6 +44,7 @@ class Creation:
     :ivar concurrency: how many of its calls run at a time, and how.
     :ivar environment: its ``runtime_env``, together with what it inherits.
     :ivar group: the placement group in which it runs; empty: none.
+    :ivar home, home_place: the job's driver, and where its files are seen; empty: not known.
     :ivar captures: what it creates runs in that group as well, unless it says otherwise.
     """
 
@@ -57,6 +58,8 @@ class Creation:
     environment: Environment = NO_ENVIRONMENT
     group: str = ""
     captures: bool = False
+    home: str = ""
+    home_place: str = ""
 
 
 def encode_creation(signer: Signer, actor: bytes, creation: Creation) -> bytes:

@@ -16,6 +16,7 @@ __all__ = [
     "DIRECTORY",
     "get_node_ip_address",
     "node_beside",
+    "place",
     "store_capacity",
     "whereabouts",
 ]
@@ -47,6 +48,11 @@ def _directory(settings: Settings) -> Path:
     while not directory.exists() and directory != directory.parent:
         directory = directory.parent
     return directory
+
+
+def place(settings: Settings) -> str:
+    """Return one text for :func:`whereabouts`: processes of one place see the same files."""
+    return "|".join(whereabouts(settings).values())
 
 
 def node_beside(settings: Settings, nodes: Iterable[NodeRecord]) -> str | None:

@@ -41,6 +41,7 @@ from celery_actors.worker.activity import Activity
 from celery_actors.worker.cancellation import Cancellations, Found, TaskCancellations
 from celery_actors.worker.commits import Commits
 from celery_actors.worker.context import Assignment, set_assignment
+from celery_actors.worker.environment_cache import EnvironmentCache
 from celery_actors.worker.environments import enter, fail
 from celery_actors.worker.event_loop import AsyncExecutor, LoopInbox
 from celery_actors.worker.executor import Executor, TaskExecutor
@@ -53,6 +54,7 @@ from celery_actors.worker.interpreter_end import Deadline, run_exit_handlers
 from celery_actors.worker.interrupts import take_no_interrupts
 from celery_actors.worker.launch import Launch
 from celery_actors.worker.mailbox_worker import PREFETCH
+from celery_actors.worker.modules import use_drivers_modules
 from celery_actors.worker.plain_calls import PlainCalls
 from celery_actors.worker.prepared import Prepared
 from celery_actors.worker.progress import ConcurrentProgress, Progress
@@ -130,7 +132,8 @@ class ActorProcess:
                 captures=creation.captures,
             )
         )
-        self._process.environments.inherit(creation.environment, paths)
+        self._process.environments.inherit(creation, paths)
+        self._first_paths = paths
         self._creation = replace(creation, sys_path=paths + creation.sys_path)
         self._why: str | None = None  # the actor is over, once it served
         self._creates_first = False  # the constructor's place in the order is to be committed
@@ -158,10 +161,43 @@ class ActorProcess:
         if not launch.restarts:
             self._commits.open()
         self._commits.start()
+<<<<<<< HEAD
         on_exit_actor(self._told_to_exit)
         if self._construct() and self._is_alive():
             self._serve()
         status = self._end()
+=======
+        status = 0
+        creator = bytes.fromhex(launch.creator_id)
+        try:
+            self._history.constructing(creator, self._creation.sequence)
+            use_drivers_modules(
+                self._process, self._creation, self._first_paths, EnvironmentCache(launch.node_id)
+            )
+            executor.construct()
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the constructor raises
+            self._history.constructed(error)
+            self._constructor_failed(error)
+            status = _EXIT_CONSTRUCTOR
+        else:
+            self._history.constructed(None)
+            if self._creates_first:
+                executor.finish_construction(creator, self._creation.sequence)
+            if self._process.control.alive(launch.actor_id, launch.incarnation, os.getpid()):
+                # First: who cancels a call from then on tells this process itself.
+                worker.ready.wait()
+                self._cancelled_before()
+                # An idle actor keeps one connection to Redis, that of its commits.
+                self._process.redis.connection_pool.disconnect()
+                why = executor.run()
+                self._shut_down_instance()
+                _run_exit_handlers()
+                if self._process.started:
+                    drain(self._process, self._give_cpu_back)
+                self._history.leave()
+                closing(self._process)  # before anybody is told: what it measured is there then
+                self._process.control.failed(launch.actor_id, launch.incarnation, why, None)
+>>>>>>> b79a3b5 (Modules of a driver reach processes that do not see its files)
         worker.finish()
         thread.join(timeout=5)
         if express is not None:

@@ -36,6 +36,12 @@ from celery_actors.protocol.creation import (
     encode_definition,
 )
 from celery_actors.protocol.cursors import Cursor
+from celery_actors.protocol.modules import (
+    decode_entry,
+    decode_wanted,
+    encode_entry,
+    encode_wanted,
+)
 from celery_actors.protocol.orders import Order, OrderKind, decode_order, encode_order, is_order
 from celery_actors.protocol.payload import (
     Form,
@@ -100,6 +106,10 @@ FORMS: dict[str, tuple[bytes, Decode]] = {
     "creation": (
         encode_creation(SIGNER, ACTOR, CREATION),
         lambda signer, data: decode_creation(signer, ACTOR, data),
+    ),
+    "module": (
+        encode_entry(SIGNER, "job", "shop", "digest"),
+        lambda signer, data: decode_entry(signer, "job", "shop", data),
     ),
     "definition": (
         encode_definition(SIGNER, b"pickled"),
@@ -353,3 +363,20 @@ def test_no_signature_of_a_large_message_is_one_of_its_digest() -> None:
     digest = hashlib.sha256(b"kind" + text).digest()
     assert SIGNER.sign(digest) != SIGNER.sign(b"kind", text)
     assert SIGNER.sign(b"", digest) != SIGNER.sign(b"kind", text)
+
+
+def test_an_entry_belongs_to_one_module_of_one_job() -> None:
+    blob = encode_entry(SIGNER, "job", "shop", "digest")
+    assert decode_entry(SIGNER, "job", "shop", blob) == "digest"
+    for job, name in (("other", "shop"), ("job", "shops")):
+        with pytest.raises(TamperedError):
+            decode_entry(SIGNER, job, name, blob)
+
+
+def test_a_request_for_a_module_is_signed_for_one_driver() -> None:
+    text = encode_wanted(SIGNER, "caller", "job", "größe")
+    assert decode_wanted(SIGNER, "caller", "job", text) == "größe"
+    forged = f"{b'secrets'.hex()}:{text.partition(':')[2]}"
+    for caller, said in (("other", text), ("caller", forged)):
+        with pytest.raises(TamperedError):
+            decode_wanted(SIGNER, caller, "job", said)
