@@ -161,43 +161,12 @@ class ActorProcess:
         if not launch.restarts:
             self._commits.open()
         self._commits.start()
-<<<<<<< HEAD
         on_exit_actor(self._told_to_exit)
+        cache = EnvironmentCache(launch.node_id)
+        use_drivers_modules(self._process, self._creation, self._first_paths, cache)
         if self._construct() and self._is_alive():
             self._serve()
         status = self._end()
-=======
-        status = 0
-        creator = bytes.fromhex(launch.creator_id)
-        try:
-            self._history.constructing(creator, self._creation.sequence)
-            use_drivers_modules(
-                self._process, self._creation, self._first_paths, EnvironmentCache(launch.node_id)
-            )
-            executor.construct()
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the constructor raises
-            self._history.constructed(error)
-            self._constructor_failed(error)
-            status = _EXIT_CONSTRUCTOR
-        else:
-            self._history.constructed(None)
-            if self._creates_first:
-                executor.finish_construction(creator, self._creation.sequence)
-            if self._process.control.alive(launch.actor_id, launch.incarnation, os.getpid()):
-                # First: who cancels a call from then on tells this process itself.
-                worker.ready.wait()
-                self._cancelled_before()
-                # An idle actor keeps one connection to Redis, that of its commits.
-                self._process.redis.connection_pool.disconnect()
-                why = executor.run()
-                self._shut_down_instance()
-                _run_exit_handlers()
-                if self._process.started:
-                    drain(self._process, self._give_cpu_back)
-                self._history.leave()
-                closing(self._process)  # before anybody is told: what it measured is there then
-                self._process.control.failed(launch.actor_id, launch.incarnation, why, None)
->>>>>>> b79a3b5 (Modules of a driver reach processes that do not see its files)
         worker.finish()
         thread.join(timeout=5)
         if express is not None:
