@@ -348,3 +348,36 @@ def exceptions_as_values(ray):
 def strings(ray):
     values = ["", "héllo", "日本語", "\x00\ud7ff", "x" * 300_000]
     assert ray.get(_echo(ray).say.remote(values)) == values
+
+
+@case("A class and an enum's members of a module are the same in an actor, and back")
+def one_version_of_a_module(ray):
+    @ray.remote
+    class Looks:
+        def look(self, point, colour):
+            from conformance.cases import serializing
+
+            same = type(point) is serializing.Point, colour is serializing.Colour.RED
+            return same, serializing.Point(3, 4), serializing.Colour.RED
+
+    same, point, colour = ray.get(Looks.remote().look.remote(Point(1, 2), Colour.RED))
+    assert same == (True, True)
+    assert type(point) is Point
+    assert point == Point(3, 4)
+    assert colour is Colour.RED
+
+
+@case("A value may put another while it is pickled, and is asked once how it is pickled")
+def reentrant(ray):
+    asked = []
+
+    class Part:
+        pass
+
+    class Stored:
+        def __reduce__(self):
+            asked.append(1)
+            return ray.get, (ray.put(Part()),)
+
+    assert type(ray.get(ray.put([Stored()]))[0]).__name__ == "Part"
+    assert len(asked) == 1
