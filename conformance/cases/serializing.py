@@ -7,6 +7,7 @@ import dataclasses
 import datetime
 import decimal
 import enum
+import importlib
 import threading
 import uuid
 
@@ -355,8 +356,7 @@ def one_version_of_a_module(ray):
     @ray.remote
     class Looks:
         def look(self, point, colour):
-            from conformance.cases import serializing
-
+            serializing = importlib.import_module(Point.__module__)
             same = type(point) is serializing.Point, colour is serializing.Colour.RED
             return same, serializing.Point(3, 4), serializing.Colour.RED
 
