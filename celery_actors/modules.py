@@ -153,24 +153,25 @@ def is_library_path(path: Path) -> bool:
         return False
 
 
-def own_paths(with_current: bool) -> tuple[str, ...]:
+def own_paths(*last: str) -> tuple[str, ...]:
     """Return where this program finds its own modules, in the order in which it looks.
 
     :data:`LIBRARIES` stands where the interpreter's own directories come.
 
-    :param with_current: the current directory comes last, as in Ray.
+    :param last: directories that come last.
     """
     found: dict[str, None] = {}
     for entry in sys.path:
-        path = os.path.abspath(entry)  # noqa: PTH100 - "" is the current directory
+        try:
+            path = os.path.abspath(entry)  # noqa: PTH100 - "" is the current directory
+        except FileNotFoundError:  # that was removed
+            continue
         if _is_interpreters(path):
             found[LIBRARIES] = None
         elif os.path.exists(path):  # noqa: PTH110 - for each actor: it is to be fast
             found[path] = None
     found.setdefault(LIBRARIES)
-    if with_current:
-        found.setdefault(os.getcwd())  # noqa: PTH109
-    return tuple(found)
+    return tuple({**found, **dict.fromkeys(path for path in last if path not in found)})
 
 
 def use_paths(paths: tuple[str, ...]) -> None:

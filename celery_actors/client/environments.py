@@ -39,6 +39,7 @@ class Environments:
         self._job = process.job_id
         self._unpacked: frozenset[str] = frozenset()
         self._paths: tuple[str, ...] = ()
+        self._last: tuple[str, ...] = ()  # the current directory when the job began, as in Ray
         self._home = ("", "")
 
     def begin_job(self, given: Mapping[str, Any] | None) -> None:
@@ -48,6 +49,10 @@ class Environments:
         :raises RuntimeEnvSetupError: its files can't be packaged.
         """
         forget_decisions()
+        try:
+            self._last = (os.getcwd(),)  # noqa: PTH109 - as sys.path has it: a text
+        except FileNotFoundError:
+            self._last = ()
         self._given = RuntimeEnv.of(given)
         self._own = self._changed(NO_ENVIRONMENT, self._given)
         self._job = self._process.job_id
@@ -79,7 +84,7 @@ class Environments:
 
         This process's own packages are others' only by inheritance.
         """
-        found = (*self._paths, *own_paths(with_current=self._process.driver))
+        found = (*self._paths, *own_paths(*self._last))
         return tuple(path for path in dict.fromkeys(found) if path not in self._unpacked)
 
     def home(self) -> tuple[str, str]:

@@ -128,9 +128,9 @@ def test_a_programs_paths_keep_their_order_around_the_interpreters(
     library = str(Path(os.__file__).parent)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [str(first), "/no/such/directory", library, str(last)])
-    paths = own_paths(with_current=True)
+    paths = own_paths(str(tmp_path), str(first))
     assert paths == (str(first), LIBRARIES, str(last), str(tmp_path))
-    assert own_paths(with_current=False) == paths[:-1]
+    assert own_paths() == paths[:-1]
     monkeypatch.setattr(sys, "path", [library, str(last)])
     use_paths(paths)
     assert sys.path == [str(first), library, str(last), str(tmp_path)]
@@ -141,4 +141,14 @@ def test_an_empty_entry_is_the_current_directory(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", ["", str(Path(os.__file__).parent)])
-    assert own_paths(with_current=False) == (str(tmp_path), LIBRARIES)
+    assert own_paths() == (str(tmp_path), LIBRARIES)
+
+
+def test_a_current_directory_that_was_removed_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "removed").mkdir()
+    monkeypatch.chdir(tmp_path / "removed")
+    (tmp_path / "removed").rmdir()
+    monkeypatch.setattr(sys, "path", ["", str(tmp_path)])
+    assert own_paths() == (str(tmp_path), LIBRARIES)
