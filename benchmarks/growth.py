@@ -41,7 +41,6 @@ DRAWN = (
     "actor Caller",
     "node worker",
     "fork server",
-    "sweeper",
     "RabbitMQ",
     "Redis",
 )

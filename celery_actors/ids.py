@@ -16,6 +16,7 @@ In Redis keys, queue names and log lines they are written in lower-case hex.
 from __future__ import annotations
 
 import os
+import re
 import uuid
 from struct import Struct
 
@@ -36,6 +37,7 @@ __all__ = [
     "actor_hostname",
     "call_owner",
     "celery_id",
+    "checked_id",
     "item_of_sequence",
     "item_sequence",
     "mailbox_name",
@@ -43,6 +45,7 @@ __all__ = [
     "new_caller_id",
     "node_queue_name",
     "object_id",
+    "safe_name",
     "split_object_id",
     "task_of_celery_id",
 ]
@@ -52,6 +55,8 @@ OBJECT_BYTES = 18
 GROUP_BYTES = 16
 #: Stands where no incarnation of an actor (8 bytes, random) is meant.
 NO_INCARNATION = bytes(8)
+_MOST_SAFE = 64  # bytes: Celery makes names of 255 at most from it, as file systems do
+_HEX = re.compile(r"[0-9a-f]+")
 _OBJECT = Struct(">8sQH")
 _TASK_BITS = 48
 
@@ -115,8 +120,28 @@ def call_owner(caller: str, sequence: int, actor: str) -> str:
 
 
 def actor_hostname(class_name: str, actor_id: str, host: str) -> str:
-    """Return the name under which Celery's tools show an actor."""
-    return f"{class_name}.{actor_id[:8]}@{host}"
+    """Return the name under which Celery's tools show an actor; its log file has it, too."""
+    return f"{safe_name(class_name)}.{actor_id[:8]}@{host}"
+
+
+def safe_name(name: str) -> str:
+    """Return a name, of any characters and length, as a part of file, host and queue names.
+
+    Letters and digits of all scripts stay; it is at most 64 bytes long.  Different names may
+    become the same: something unique has to stand beside it.
+    """
+    safe = "".join(c if c.isalnum() and c.isprintable() else "_" for c in name) or "_"
+    return safe.encode()[:_MOST_SAFE].decode(errors="ignore")
+
+
+def checked_id(text: str) -> str:
+    """Return an id that was read from a record and is about to become part of a path.
+
+    :raises ValueError: it is not in lower-case hex.
+    """
+    if not _HEX.fullmatch(text):
+        raise ValueError(f"a record has {text[:100]!r} where an id in hex belongs")
+    return text
 
 
 def mailbox_name(actor: bytes) -> str:

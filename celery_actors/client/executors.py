@@ -38,7 +38,7 @@ from celery_actors.exceptions import (
     WorkerCrashedError,
 )
 from celery_actors.ids import new_actor_id, object_id
-from celery_actors.protocol.calls import CallFlag
+from celery_actors.protocol.calls import CallFlag, decode_method
 from celery_actors.protocol.creation import Creation, encode_creation
 from celery_actors.protocol.withdrawals import Withdrawal
 
@@ -207,7 +207,7 @@ class Executors:
             return False
         if begun and call.retries == 0:
             crashed = WorkerCrashedError(
-                f"the process that ran task {call.method.decode()} died and it may not be "
+                f"the process that ran task {decode_method(call.method)} died and it may not be "
                 f"retried (again): {error}"
             )
             crashed.__cause__ = error

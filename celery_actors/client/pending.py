@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from celery_actors.client.outbox import Outbox, PendingCall
 from celery_actors.ids import celery_id
 from celery_actors.protocol.call_options import decode_options, split_options
-from celery_actors.protocol.calls import CallFlag
+from celery_actors.protocol.calls import CallFlag, decode_method
 from celery_actors.protocol.reports import ACTOR_CALL, CREATION, TASK, CallReport
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def _report(
     return CallReport(
         task_id=celery_id(process.caller, call.task),
         kind=kind,
-        function=call.method.decode(),
+        function=decode_method(call.method),
         name=options.name if options is not None else None,
         state=state,
         actor_id=actor_id,

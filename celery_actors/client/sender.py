@@ -19,7 +19,7 @@ from celery_actors.client.objects import Entry, ObjectState, Waiter
 from celery_actors.client.outbox import Outbox, PendingCall
 from celery_actors.exceptions import PendingCallsLimitExceeded
 from celery_actors.ids import call_owner, object_id
-from celery_actors.protocol.calls import CallFlag, encode_calls
+from celery_actors.protocol.calls import CallFlag, encode_calls, encode_method
 from celery_actors.protocol.payload import encode_body, encode_stored
 from celery_actors.protocol.places import Notice, encode_notice
 from celery_actors.serialization import Dumped
@@ -98,7 +98,7 @@ class Sender:
         process = self._p
         carried = dumped.actors
         parent = process.parent_task()
-        name = method.encode()
+        name = encode_method(method)
         with process.lock:
             process.sequence = sequence = process.sequence + 1
             add, caller = process.objects.add, process.caller

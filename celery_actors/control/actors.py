@@ -77,8 +77,7 @@ class Actors:
 
     def names(self) -> list[tuple[str, str]]:
         """See :meth:`Control.actor_names`."""
-        fields = cast("list[bytes]", self._scripts.run("names"))
-        return sorted(cast("tuple[str, str]", tuple(f.decode().split("\0", 1))) for f in fields)
+        return sorted(map(_namespace_and_name, cast("list[bytes]", self._scripts.run("names"))))
 
     def handle(self, actor_id: str) -> bytes | None:
         """See :meth:`Control.actor_handle`."""
@@ -200,6 +199,12 @@ def _shortage(spec: ActorSpec, short: Mapping[str, object]) -> InsufficientResou
 
 def _numbers(amounts: object) -> dict[str, int]:
     return {kind: int(amount) for kind, amount in cast("Mapping[str, float]", amounts).items()}
+
+
+def _namespace_and_name(field: bytes) -> tuple[str, str]:
+    """Decode what ``name_field`` in ``base.lua`` makes."""
+    length, _, both = field.partition(b":")
+    return both[: int(length)].decode(), both[int(length) :].decode()
 
 
 def _record(row: Sequence[bytes | int]) -> ActorRecord:

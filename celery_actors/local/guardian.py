@@ -39,6 +39,8 @@ def main() -> int:
     options = parser.parse_args()
     session: Path = options.session
 
+    # Whoever starts a cluster may block signals; its programs, which inherit that, must not.
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, signal.SIGHUP):

@@ -13,6 +13,7 @@ import os
 import select
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import TextIO
 
@@ -22,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 _AT_MOST_EVERY = 0.05  # seconds: who prints line after line has them shown together
 _LOOK_EVERY = 0.25  # where the kernel can't tell, as when a user has no watch left
+_UNFINISHED_AFTER = 1.0  # seconds in which nothing is added to a line: it is shown as it is
+_MOST_BYTES = 1 << 20  # of a file, read at a time
 _IN_MODIFY, _IN_CREATE = 0x2, 0x100
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -33,11 +36,14 @@ def follow_logs(session_dir: str, job_id: str, out: TextIO | None = None) -> Non
     """Print new lines of the log files of a job's actors, from a background thread."""
     global _changes, _thread
     stop_following()
+    out = out or sys.stderr
+    if out is None:  # it was closed before this program began
+        return
     directory = Path(session_dir) / "logs" / job_id
     _changes = _Changes(directory)
     _thread = threading.Thread(
         target=_follow,
-        args=(directory, _changes, out or sys.stderr),
+        args=(directory, _changes, out),
         name="celery-actors-logs",
         daemon=True,
     )
@@ -70,8 +76,11 @@ class _Changes:
         if self._inotify < 0:
             logger.debug("no inotify: %s", os.strerror(ctypes.get_errno()))
 
-    def wait(self) -> bool:
-        """Wait until there may be something new; False: that was the last time."""
+    def wait(self, unfinished: bool) -> bool:
+        """Wait until there may be something new; False: that was the last time.
+
+        :param unfinished: there is a line without an end, to be shown after a while.
+        """
         stop = select.poll()
         stop.register(self._stop, select.POLLIN)
         if self._inotify < 0:
@@ -79,7 +88,8 @@ class _Changes:
         both = select.poll()
         both.register(self._stop, select.POLLIN)
         both.register(self._inotify, select.POLLIN)
-        both.poll()
+        if not both.poll(_UNFINISHED_AFTER * 1000 if unfinished else None):
+            return True
         goes_on = not stop.poll(_AT_MOST_EVERY * 1000)
         with contextlib.suppress(BlockingIOError):
             while os.read(self._inotify, 65536):
@@ -98,15 +108,70 @@ class _Changes:
 
 
 def _follow(directory: Path, changes: _Changes, out: TextIO) -> None:
-    offsets: dict[str, int] = {}
+    files: dict[str, _File] = {}
     goes_on = True
     while goes_on:
-        goes_on = changes.wait()
+        goes_on = changes.wait(any(file.unfinished for file in files.values()))
         for name, size in _sizes(directory):
-            start = offsets.get(name, 0)
-            while size > start and (shown := _show(directory / name, start, out)):
-                start = offsets[name] = start + shown
+            file = files.get(name)
+            if file is None:
+                file = files[name] = _File(directory / name)
+            try:
+                file.show(size, out, whole=not goes_on)
+            except (OSError, ValueError) as error:
+                # Where it goes is closed, or a pipe that nobody reads: as with print() in a thread.
+                logger.debug("what actors print can't be shown: %s", error)
     changes.close()
+
+
+class _File:
+    """How much of a log file was shown."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._who = path.name.removesuffix(".log").partition("@")[0]
+        self._shown = 0  # bytes
+        self._size = 0
+        self._grew_at = 0.0
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether its last line has no end and was not shown."""
+        return self._size > self._shown
+
+    def show(self, size: int, out: TextIO, whole: bool) -> None:
+        """Print the new lines.
+
+        :param size: of the file, in bytes.
+        :param whole: print the last line also if it has no end.
+        """
+        if size > self._size:
+            self._size, self._grew_at = size, time.monotonic()
+        whole = whole or time.monotonic() - self._grew_at >= _UNFINISHED_AFTER
+        while self.unfinished:
+            data = self._read(whole)
+            if not data:
+                return
+            self._shown += len(data)
+            for line in data.splitlines():
+                print(f"({self._who}) {line.decode(errors='replace')}", file=out, flush=True)
+
+    def _read(self, whole: bool) -> bytes:
+        try:
+            with self._path.open("rb") as file:
+                file.seek(self._shown)
+                data = file.read(_MOST_BYTES)
+        except FileNotFoundError:
+            return b""
+        end = data.rfind(b"\n") + 1
+        if end:
+            return data[:end]
+        if len(data) == _MOST_BYTES:  # a very long line is shown in parts, cut between characters
+            cut = len(data) - 1
+            while cut > len(data) - 4 and data[cut] & 0xC0 == 0x80:
+                cut -= 1
+            return data[:cut]
+        return data if whole else b""
 
 
 def _sizes(directory: Path) -> list[tuple[str, int]]:
@@ -115,21 +180,3 @@ def _sizes(directory: Path) -> list[tuple[str, int]]:
             return [(e.name, e.stat().st_size) for e in entries if e.name.endswith(".log")]
     except FileNotFoundError:
         return []
-
-
-def _show(path: Path, start: int, out: TextIO) -> int:
-    """Print the complete lines after ``start``; returns how many bytes they were."""
-    try:
-        with path.open("rb") as file:
-            file.seek(start)
-            data = file.read(1 << 20)
-    except FileNotFoundError:
-        return 0
-    end = data.rfind(b"\n") + 1
-    if not end and len(data) < 1 << 20:
-        return 0
-    data = data[: end or len(data)]
-    who = path.name.removesuffix(".log").partition("@")[0]
-    for line in data.decode(errors="replace").splitlines():
-        print(f"({who}) {line}", file=out, flush=True)
-    return len(data)

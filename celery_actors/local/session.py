@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -24,15 +25,27 @@ KEY_NAME = "key"
 _LONGEST_ROOT = 60
 
 
+# What needs no quoting in the files that the servers read; TMPDIR may hold any character.
+_PLAIN_PATH = re.compile(r"[A-Za-z0-9_/.,:@+=-]+", re.ASCII)
+
+
 def runtime_root() -> Path:
-    """Where session directories live: in the user's own place, emptied at boot, if there is one."""
+    """Where session directories live: in the user's own place, emptied at boot, if there is one.
+
+    Else in the temporary directory, or in /tmp where that one's path is too long for a socket or
+    has characters that the servers would take for something else.
+    """
     configured = os.environ.get("XDG_RUNTIME_DIR")
-    if configured and len(configured) <= _LONGEST_ROOT:
+    if configured and _is_suitable(configured):
         root = Path(configured)
         if root.is_dir() and root.stat().st_uid == os.getuid() and os.access(root, os.W_OK):
             return root
     root = Path(tempfile.gettempdir())
-    return root if len(str(root)) <= _LONGEST_ROOT else Path("/tmp")
+    return root if _is_suitable(str(root)) else Path("/tmp")
+
+
+def _is_suitable(path: str) -> bool:
+    return len(path) <= _LONGEST_ROOT and _PLAIN_PATH.fullmatch(path) is not None
 
 
 def create_session() -> tuple[Path, int]:

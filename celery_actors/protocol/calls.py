@@ -3,7 +3,7 @@
 One AMQP message carries one or many calls of one caller to one actor, in order.
 All integers are big-endian.  ::
 
-    0   4   b"CAM3"                       magic and version
+    0   4   b"CAM4"                       magic and version
     4   16  signature                     over b"calls" and everything after it
     20  16  actor id
     36  8   caller id
@@ -42,17 +42,20 @@ __all__ = [
     "CallBatch",
     "CallFlag",
     "decode_calls",
+    "decode_method",
     "encode_call",
     "encode_calls",
+    "encode_method",
 ]
 
 CALLS_TASK = "celery_actors.calls"
 CONTENT_TYPE = "application/x-celery-actors"
 
-_MAGIC = b"CAM3"
+_MAGIC = b"CAM4"
 _KIND = b"calls"
 _HEAD = Struct(">16s8sQ8sH")
-_CALL = Struct(">QQQBHBI")
+_CALL = Struct(">QQQBHHI")
+_MOST_NAME = 0xFFFF  # bytes
 _BODY_AT = len(_MAGIC) + SIGNATURE_BYTES
 
 
@@ -96,6 +99,24 @@ class CallBatch(NamedTuple):
     floor: int
     express: bytes
     calls: Sequence[Call]
+
+
+def encode_method(name: str) -> bytes:
+    """Return a method's name as a call has it.
+
+    :raises ValueError: it is too long.
+    """
+    encoded = name.encode("utf-8", "surrogatepass")
+    if len(encoded) > _MOST_NAME:
+        raise ValueError(
+            f"the method's name has {len(encoded)} bytes and may have {_MOST_NAME}: {name[:50]}…"
+        )
+    return encoded
+
+
+def decode_method(name: bytes) -> str:
+    """Return the name that :func:`encode_method` encoded."""
+    return name.decode("utf-8", "surrogatepass")
 
 
 def encode_call(
@@ -157,7 +178,7 @@ def _calls(data: bytes, caller: bytes, count: int) -> list[Call]:
         offset += size
         if name != data[offset : offset + names]:  # mostly that of the call before
             name = data[offset : offset + names]
-            method = name.decode()
+            method = decode_method(name)
         offset += names
         payload = data[offset : offset + length]
         offset += length

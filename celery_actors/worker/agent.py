@@ -27,7 +27,7 @@ from celery_actors.client.lease import LeaseKeeper
 from celery_actors.config import Settings
 from celery_actors.control import Control, NodeNameTaken, NodeSpec, Placement
 from celery_actors.exceptions import ConfigurationError
-from celery_actors.ids import actor_hostname, new_caller_id, node_queue_name
+from celery_actors.ids import actor_hostname, checked_id, new_caller_id, node_queue_name
 from celery_actors.protocol.orders import Order, OrderKind
 from celery_actors.store.connection import explain_redis
 from celery_actors.store.express import express_path
@@ -42,6 +42,7 @@ from celery_actors.worker.environments import report_failure, unstarted
 from celery_actors.worker.janitor import Janitor
 from celery_actors.worker.labels import node_labels
 from celery_actors.worker.launch import Launch
+from celery_actors.worker.orphans import Orphans
 from celery_actors.worker.postman import Postman
 from celery_actors.worker.recorder import forget_recorder, interrupted_calls
 from celery_actors.worker.resources import NodeResources, visible_devices
@@ -95,6 +96,7 @@ class NodeAgent:
         environment = {k: v for k, v in os.environ.items() if k != "CELERY_ACTORS_KEY"}
         environment["CUDA_VISIBLE_DEVICES"] = ""
         self._children = Children(environment)
+        self._orphans = Orphans()
         self._environments = EnvironmentCache(self.node_id)
         self._todo: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
         self._wakeup = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -300,6 +302,7 @@ class NodeAgent:
             self._kill(incarnation)
         self._environments.sweep(lambda: {job.job_id for job in self._control.jobs()})
         self._store.collect()
+        self._orphans.reap()
         self.postman.heartbeat()
 
     def _start_actor(self, actor_id: str, incarnation: str) -> None:
@@ -307,12 +310,13 @@ class NodeAgent:
         if order is None:  # stale, or begun already
             return
         record = order.actor
+        job_id = checked_id(record.job_id)
         caller_id = new_caller_id().hex()
         self._control.register_caller(
             caller_id, record.job_id, lease=None, node_id=self.node_id, driver=False
         )
         hostname = actor_hostname(record.class_name, actor_id, self.host)
-        log_file = self._log_file(record.job_id, hostname)
+        log_file = self._log_file(job_id, hostname)
         self._children.spawn(
             Launch(
                 actor_id=actor_id,

@@ -17,7 +17,9 @@ import re
 import shlex
 import signal
 import sys
-from collections.abc import Iterator
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -45,8 +47,10 @@ __all__ = ["EXIT_SETUP", "enter", "report_failure"]
 EXIT_SETUP = 4
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}|\$([A-Za-z_][A-Za-z0-9_]*)")
-# Variables that the dynamic loader, the C library or the interpreter read once, at exec.
-_READ_AT_EXEC = re.compile(r"LD_|MALLOC_|GLIBC_|PYTHON(?!PATH$)")
+# Variables that the dynamic loader, the C library, OpenSSL or the interpreter read once, at exec.
+_READ_AT_EXEC = re.compile(
+    r"LD_|MALLOC_|GLIBC_|GCONV_PATH$|LOCPATH$|LANG$|LANGUAGE$|LC_|OPENSSL_|PYTHON(?!PATH$)"
+)
 _PACKAGE = Path(celery_actors.__file__).resolve().parent  # before any chdir
 
 
@@ -62,6 +66,7 @@ def enter(launch: Launch, environment: Environment) -> tuple[str, ...]:
     try:
         with _at_most(environment.setup_timeout):
             paths = _unpack(launch, environment, cache)
+            before = dict(os.environ)
             _set_variables(launch, environment)
             if environment.working_dir:
                 os.chdir(paths[0])
@@ -71,7 +76,7 @@ def enter(launch: Launch, environment: Environment) -> tuple[str, ...]:
         raise RuntimeEnvSetupError(f"its runtime_env could not be set up: {error}") from error
     if any(name == "PYTHONPATH" for name, _ in environment.env_vars):
         paths += [path for path in os.environ["PYTHONPATH"].split(os.pathsep) if path]
-    command = _command(environment)
+    command = _command(environment, before)
     if command:
         start = cache.start_file(launch.incarnation, environment.setup_timeout)
         _execute(command, launch, paths, start)
@@ -134,18 +139,23 @@ def _set_variables(launch: Launch, environment: Environment) -> None:
             value,
         )
     os.environ.update(launch.environment)  # which GPUs it has is not the user's to say
+    # Read once by this process before it was forked, and now read again.
+    time.tzset()
+    tempfile.tempdir = None
 
 
 # -- another interpreter -------------------------------------------------------------------
 
 
-def _command(environment: Environment) -> list[str]:
-    """Return what is to be executed; empty: this interpreter goes on."""
+def _command(environment: Environment, before: Mapping[str, str]) -> list[str]:
+    """Return what is to be executed; empty: this interpreter goes on.
+
+    :param before: the variables that this process had at first; an equal one changes nothing.
+    """
     if environment.py_executable:
         return shlex.split(environment.py_executable)
-    if any(_READ_AT_EXEC.match(name) for name, _ in environment.env_vars):
-        return [sys.executable]
-    return []
+    changed = [name for name, _ in environment.env_vars if os.environ[name] != before.get(name)]
+    return [sys.executable] if any(map(_READ_AT_EXEC.match, changed)) else []
 
 
 def _execute(command: list[str], launch: Launch, paths: list[str], start: StartFile) -> None:

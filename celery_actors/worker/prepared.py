@@ -24,6 +24,8 @@ from celery_actors.worker.mailbox_worker import MailboxWorker
 
 __all__ = ["Prepared"]
 
+# Those of this package and of what it is made of.
+_OWN_LOGGERS = ("celery_actors", "celery", "kombu", "amqp")
 _LINE = "[%(asctime)s: %(levelname)s/%(hostname)s] %(message)s"
 
 
@@ -50,13 +52,16 @@ class Prepared:
         return cls(settings, worker, Stores.of(settings), log)
 
     def log_as(self, hostname: str) -> None:
-        """Log to standard error from now on, as that actor."""
+        """Have this package log to standard error from now on, as that actor."""
         formatter = self.log.formatter
         assert isinstance(formatter, _NamedFormatter)
         formatter.hostname = hostname
-        root = logging.getLogger()  # of level WARNING, unless somebody changed that
-        if not root.handlers:
-            root.addHandler(self.log)
+        # The root logger is the user's: basicConfig() does nothing where it has a handler.
+        for name in _OWN_LOGGERS:
+            own = logging.getLogger(name)
+            own.propagate = False
+            if self.log not in own.handlers:
+                own.addHandler(self.log)
 
 
 class _NamedFormatter(logging.Formatter):

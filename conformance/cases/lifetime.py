@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import signal
+import subprocess
 import tempfile
 import time
 from contextlib import contextmanager, suppress
@@ -55,6 +58,69 @@ def last_handle(ray):
     pid = ray.get(actor.pid.remote())
     del actor
     _ended(pid)
+
+
+def _starter(ray):
+    @ray.remote
+    class Starter:
+        def start(self):
+            return os.getpid(), subprocess.Popen(["sleep", "300"]).pid
+
+        def interrupt(self):
+            with subprocess.Popen(["sleep", "300"]) as child:
+                child.send_signal(signal.SIGINT)
+                return child.wait(10)
+
+        def leave(self):
+            ray.actor.exit_actor()
+
+    return Starter
+
+
+@case("A subprocess of an actor ends with the actor's last handle")
+def child_of_last_handle(ray):
+    actor = _starter(ray).remote()
+    _, child = ray.get(actor.start.remote())
+    del actor
+    _ended(child)
+
+
+@case("A subprocess of an actor ends with exit_actor()")
+def child_of_exit_actor(ray):
+    actor = _starter(ray).remote()
+    _, child = ray.get(actor.start.remote())
+    actor.leave.remote()
+    _ended(child)
+
+
+@case(
+    "A subprocess of an actor whose process is killed ends",
+    deviates="Ray's worker ends its children itself, which a killed one can't.",
+)
+def child_of_killed(ray):
+    actor = _starter(ray).remote()
+    pid, child = ray.get(actor.start.remote())
+    os.kill(pid, signal.SIGKILL)
+    try:
+        _ended(child)
+    finally:
+        if _alive(child):
+            os.kill(child, signal.SIGKILL)
+
+
+@case("SIGINT ends a subprocess of an actor")
+def interrupted_child(ray):
+    assert ray.get(_starter(ray).remote().interrupt.remote()) == -signal.SIGINT
+
+
+@case("The root logger of an actor has no handler, so that basicConfig() works")
+def root_logger(ray):
+    @ray.remote
+    class Actor:
+        def ask(self):
+            return len(logging.getLogger().handlers)
+
+    assert ray.get(Actor.remote().ask.remote()) == 0
 
 
 @case("Calls made before the last handle went are all done first")

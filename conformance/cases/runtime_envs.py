@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -54,6 +55,32 @@ def in_the_decorator(ray):
             return os.environ.get("CF_DECORATED")
 
     assert ray.get(Actor.remote().read.remote()) == "yes"
+
+
+@case("TZ and TMPDIR among env_vars take effect")
+def read_once(ray):
+    @ray.remote
+    class Actor:
+        def ask(self):
+            return time.strftime("%Z"), tempfile.gettempdir()
+
+    with tempfile.TemporaryDirectory() as folder:
+        variables = {"TZ": "Asia/Tokyo", "TMPDIR": folder}
+        actor = Actor.options(runtime_env={"env_vars": variables}).remote()
+        assert ray.get(actor.ask.remote()) == ("JST", folder)
+
+
+@case("LC_ALL among env_vars takes effect")
+def locale_variables(ray):
+    @ray.remote
+    class Actor:
+        def ask(self):
+            import locale
+
+            return locale.setlocale(locale.LC_CTYPE)
+
+    actor = Actor.options(runtime_env={"env_vars": {"LC_ALL": "C.UTF-8"}}).remote()
+    assert ray.get(actor.ask.remote()) == "C.UTF-8"
 
 
 @case("env_vars of one actor are not seen by another")

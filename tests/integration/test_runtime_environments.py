@@ -29,7 +29,9 @@ JOB_ENV = {"env_vars": {"FROM_JOB": "job", "BOTH": "job", "OF_NODE": "<${NODE_SA
 
 @pytest.fixture(scope="module")
 def cluster(brokers: PrivateCluster, start_node: StartNode) -> Iterator[SessionInfo]:
-    start_node("one", num_cpus=4, env={"NODE_SAYS": "hello", "NODE_ONLY": "node"})
+    start_node(
+        "one", num_cpus=4, env={"NODE_SAYS": "hello", "NODE_ONLY": "node", "LC_ALL": "C.UTF-8"}
+    )
     session = ray.init(brokers.address, runtime_env=JOB_ENV, log_to_driver=False)
     wait_until(ray.nodes, "the node")
     yield session
@@ -136,6 +138,38 @@ def test_what_only_exec_can_set_is_set() -> None:
     )
     assert ray.get(probe.run.remote(code)) == (1, 1, int(expected.stdout))
     assert ray.get(probe.environ.remote("FROM_JOB")) == ["job"]
+
+
+@pytest.mark.parametrize("kind", ["actor", "task"])
+def test_what_was_read_once_is_read_again(kind: str, tmp_path: Path) -> None:
+    asked = (
+        "import datetime, tempfile, time\n"
+        "offset = datetime.datetime(2024, 7, 1).astimezone().utcoffset().total_seconds()\n"
+        "answer = time.tzname[0], offset, tempfile.gettempdir()"
+    )
+    variables = {"TZ": "Asia/Tokyo", "TMPDIR": str(tmp_path)}
+    environment: RuntimeEnv = {"env_vars": variables}
+    if kind == "actor":
+        answer = Probe.options(runtime_env=environment).remote().run.remote(asked)
+    else:
+        answer = run.options(runtime_env=environment).remote(asked)
+    assert ray.get(answer) == ("JST", 9 * 3600, str(tmp_path))
+
+
+def test_a_locale_is_the_whole_interpreters() -> None:
+    asked = "import locale, sys\nanswer = locale.setlocale(locale.LC_CTYPE), sys.flags.utf8_mode"
+    env_vars = {"LC_ALL": "POSIX", "PYTHONCOERCECLOCALE": "0"}
+    other = Probe.options(runtime_env={"env_vars": env_vars}).remote()
+    assert ray.get(other.run.remote(asked)) == ("C", 1)
+
+
+def test_an_equal_value_starts_no_interpreter() -> None:
+    asked = "import sys\nanswer = sys.argv[0]"
+    plain = ray.get(Probe.remote().run.remote(asked))
+    equal = Probe.options(runtime_env={"env_vars": {"LC_ALL": "C.UTF-8"}}).remote()
+    assert ray.get(equal.run.remote(asked)) == plain
+    other = Probe.options(runtime_env={"env_vars": {"LC_ALL": "POSIX"}}).remote()
+    assert ray.get(other.run.remote(asked)) != plain
 
 
 def test_a_python_path_among_the_variables(tmp_path: Path) -> None:

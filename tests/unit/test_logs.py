@@ -55,12 +55,60 @@ def test_lines_are_shown_with_who_printed_them(shown: io.StringIO, tmp_path: Pat
     wait_for(shown, "(Counter.12) one\n(Counter.12) two\n(Counter.12) three\n")
 
 
-def test_a_line_is_shown_when_it_is_complete(shown: io.StringIO, tmp_path: Path) -> None:
+def test_a_line_is_shown_when_it_is_complete(
+    shown: io.StringIO, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logs, "_UNFINISHED_AFTER", 60.0)
     log(tmp_path, "A@here.log", "begun")
     log(tmp_path, "B@here.log", "done\n")
     wait_for(shown, "(B) done\n")
     log(tmp_path, "A@here.log", " and ended\n")
     wait_for(shown, "(B) done\n(A) begun and ended\n")
+
+
+def test_a_line_that_nobody_completes_is_shown_after_a_while(
+    shown: io.StringIO, tmp_path: Path
+) -> None:
+    log(tmp_path, "A@here.log", "Name? ")
+    wait_for(shown, "(A) Name? \n")
+    log(tmp_path, "A@here.log", "thanks\n")
+    wait_for(shown, "(A) Name? \n(A) thanks\n")
+
+
+def test_a_last_line_without_an_end_is_shown_at_the_end(
+    shown: io.StringIO, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logs, "_UNFINISHED_AFTER", 60.0)
+    log(tmp_path, "A@here.log", "one\nthe last words")
+    wait_for(shown, "(A) one\n")
+    stop_following()
+    assert shown.getvalue() == "(A) one\n(A) the last words\n"
+
+
+def test_a_very_long_line_is_cut_between_characters(shown: io.StringIO, tmp_path: Path) -> None:
+    log(tmp_path, "A@here.log", "x" + "☃" * 1_000_000 + "\n")
+    deadline = time.monotonic() + SECONDS
+    while shown.getvalue().count("☃") < 1_000_000 and time.monotonic() < deadline:
+        time.sleep(0.01)  # bounded polling of another thread
+    assert shown.getvalue().replace("\n(A) ", "") == "(A) x" + "☃" * 1_000_000 + "\n"
+
+
+def test_only_an_end_of_a_line_ends_it(shown: io.StringIO, tmp_path: Path) -> None:
+    log(tmp_path, "A@here.log", "a\x0bb\x0cc\x85d\u2028e\n")
+    wait_for(shown, "(A) a\x0bb\x0cc\x85d\u2028e\n")
+
+
+def test_an_output_that_was_closed_is_no_error(tmp_path: Path) -> None:
+    out = io.StringIO()
+    follow_logs(str(tmp_path), "job", out)
+    thread = logs._thread
+    assert thread is not None
+    out.close()
+    log(tmp_path, "A@here.log", "unseen\n")
+    time.sleep(2 * logs._AT_MOST_EVERY)
+    assert thread.is_alive()
+    stop_following()
+    assert not thread.is_alive()
 
 
 def test_much_at_once_is_shown_to_its_end(shown: io.StringIO, tmp_path: Path) -> None:

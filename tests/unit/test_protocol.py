@@ -13,10 +13,12 @@ import pytest
 from celery_actors.exceptions import TamperedError
 from celery_actors.ids import (
     celery_id,
+    checked_id,
     item_of_sequence,
     item_sequence,
     mailbox_name,
     object_id,
+    safe_name,
     split_object_id,
     task_of_celery_id,
 )
@@ -380,3 +382,26 @@ def test_a_request_for_a_module_is_signed_for_one_driver() -> None:
     for caller, said in (("other", text), ("caller", forged)):
         with pytest.raises(TamperedError):
             decode_wanted(SIGNER, caller, "job", said)
+
+
+@pytest.mark.parametrize(
+    ("name", "safe"),
+    [
+        ("Größe_2", "Größe_2"),
+        ("../../etc/passwd", "______etc_passwd"),
+        ("", "_"),
+        ("a\nb\0c\ud800", "a_b_c_"),
+        ("x" * 300, "x" * 64),
+        ("é" * 300, "é" * 32),
+        ("x" + "é" * 300, "x" + "é" * 31),
+    ],
+)
+def test_a_name_as_a_part_of_files_and_hosts(name: str, safe: str) -> None:
+    assert safe_name(name) == safe
+
+
+@pytest.mark.parametrize("text", ["", "..", "../a", "AB", "ab/", "ab\n"])
+def test_what_is_no_id_becomes_no_path(text: str) -> None:
+    assert checked_id("0123456789abcdef") == "0123456789abcdef"
+    with pytest.raises(ValueError, match="where an id in hex belongs"):
+        checked_id(text)

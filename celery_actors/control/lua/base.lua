@@ -18,9 +18,9 @@ local key = {
   shapes = prefix .. 'shapes',         -- set: the shapes that requests wait with
   placed = prefix .. 'placed',         -- zset: actors placed and not begun, by when they were placed
   order = prefix .. 'order',           -- counter: a request's place in the line
-  names = prefix .. 'names',           -- hash: namespace, a zero byte, name -> actor id
+  names = prefix .. 'names',           -- hash: length of namespace, ':', namespace, name -> actor id
   groups = prefix .. 'groups',         -- zset: placement group by the end of its record, +inf until removed
-  group_names = prefix .. 'group-names', -- hash: namespace, a zero byte, name -> placement group
+  group_names = prefix .. 'group-names', -- hash: the same -> placement group
 }
 function key.node(id) return prefix .. 'node:' .. id end
 function key.reservations(id) return prefix .. 'node:' .. id .. ':reservations' end
@@ -84,7 +84,8 @@ end
 
 -- A name is for one living actor. It is free again as soon as its actor is on its way out, so that
 -- whoever finds none by a name may create one.
-local function name_field(namespace, name) return namespace .. '\0' .. name end
+-- The length first: both may hold any character.
+local function name_field(namespace, name) return #namespace .. ':' .. namespace .. name end
 local function free_name(actor)
   if not actor.name or actor.name == '' then return end
   local field = name_field(actor.namespace, actor.name)
