@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import shlex
 import shutil
@@ -10,12 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from celery_actors.local import fast_boot
+from celery_actors.local.address import SESSION_DIR_VARIABLE
 from celery_actors.local.errors import LocalClusterError
 from celery_actors.local.session import write_private
 
 NODE_NAME = "actors@localhost"
 USER = "actors"
 _HOMES = ("/usr/lib/rabbitmq/lib/rabbitmq_server-*", "/opt/rabbitmq", "/usr/local/opt/rabbitmq")
+_PASSED_ON = ("PATH", "LANG", "LC_", "LD_", "TZ", "ERL_", "RABBITMQ_")
+_SURROGATE = re.compile("[\udc80-\udcff]")  # a byte that is not UTF-8, in a variable
 _SERVER_DIRECTORIES = "/usr/local/sbin:/usr/sbin:/sbin:/opt/rabbitmq/sbin"
 
 
@@ -143,17 +147,16 @@ class RabbitMQNode:
         return "".join(f"{name} = {value}\n" for name, value in settings.items())
 
     def _start_script(self, installation: RabbitMQInstallation) -> str:
-        lines = [
-            f"export {name}={shlex.quote(value)}"
-            for name, value in self.environment(installation).items()
-        ]
+        variables = {**_passed_on(), **self.environment(installation)}
+        variables[SESSION_DIR_VARIABLE] = str(self.directory.parent)
         command = (
             self._direct_command(installation.home)
             if installation.starts_directly and installation.home is not None
             else [str(installation.script)]
         )
-        lines.append("exec " + shlex.join(command))
-        return "\n".join(lines) + "\n"
+        # RabbitMQ does not start where a variable is not UTF-8, and a user's may be anything.
+        own = [f"{name}={value}" for name, value in variables.items()]
+        return f"exec env -i {shlex.join([*own, *command])}\n"
 
     def _direct_command(self, home: Path) -> list[str]:
         """The emulator itself, with what RabbitMQ's own scripts give it.
@@ -181,6 +184,15 @@ class RabbitMQNode:
             *("-syslog", "logger", "[]", "-syslog", "syslog_error_logger", "false"),
             *("-s", "rabbit", "boot"),
         ]
+
+
+def _passed_on() -> dict[str, str]:
+    """Return those of this program's variables that RabbitMQ and Erlang may want."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name.startswith(_PASSED_ON) and not _SURROGATE.search(name + value)
+    }
 
 
 def _schedulers() -> str:

@@ -1,0 +1,138 @@
+"""Programs as people start them: flags, directories, variables, limits, closed descriptors."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+
+PROGRAM = """
+import os
+import celery_actors as ray
+
+def main():
+    ray.init("local", num_cpus=1)
+
+    @ray.remote
+    class Actor:
+        def ask(self):
+            print("from the actor")
+            return __debug__
+
+    @ray.remote
+    def increment(x):
+        return x + 1
+
+    debug = ray.get(Actor.remote().ask.remote(), timeout=60)
+    assert ray.get(increment.remote(1), timeout=60) == 2
+    ray.shutdown()
+    with open(os.environ["RESULT"], "w") as file:
+        file.write(str(debug))
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Path:
+    path = tmp_path / "program.py"
+    path.write_text(PROGRAM)
+    return path
+
+
+def run(
+    program: Path,
+    *arguments: str,
+    env: Mapping[bytes, bytes] | None = None,
+    before: Callable[[], object] | None = None,
+    shell: str = "",
+) -> str:
+    """Run the program; return what it found, after a look at what it said."""
+    result = program.parent / "result"
+    command = [sys.executable, *(arguments or [str(program)])]
+    if shell:
+        command = ["bash", "-c", shell, "bash", *command]
+    own = {os.fsencode(name): os.fsencode(value) for name, value in os.environ.items()}
+    own.pop(b"XDG_RUNTIME_DIR", None)
+    done = subprocess.run(
+        command,
+        env={**own, **(env or {}), b"RESULT": os.fsencode(result)},
+        cwd=program.parent,
+        preexec_fn=before,
+        capture_output=True,
+        timeout=110,
+        check=False,
+    )
+    said = (done.stdout + done.stderr).decode(errors="replace")
+    assert done.returncode == 0, said
+    assert "Traceback" not in said
+    return result.read_text()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["-m", "program"],
+        ["-OO", "program.py"],
+        ["-X", "dev", "program.py"],
+        ["-I", "program.py"],
+        ["-c", "import program; program.main()"],
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_flags_of_the_interpreter(program: Path, arguments: list[str]) -> None:
+    assert run(program, *arguments) in ("True", "False")
+
+
+@pytest.mark.parametrize(
+    "name", [b"a b", b"a'b", b'a"b', b"a%b%(x)s", b"a;b #c", b"\xff\xfe", b"a\nb", b"x" * 90]
+)
+def test_temporary_directories_of_any_name(program: Path, name: bytes) -> None:
+    folder = os.path.join(os.fsencode(program.parent), name)  # noqa: PTH118 - not text
+    os.mkdir(folder)  # noqa: PTH102
+    assert run(program, env={b"TMPDIR": folder}) == "True"
+
+
+def test_variables_of_any_value(program: Path) -> None:
+    odd = {b"A": b"\xff\xfe", b"NAM\xff": b"x", b"B%C": b"%(x)s %%", b"D": b"a\"b'c\n\\ ; d"}
+    assert run(program, env=odd) == "True"
+
+
+def test_a_directory_that_was_deleted(program: Path) -> None:
+    assert run(program, shell='mkdir gone; cd gone; rmdir ../gone; exec "$@"') == "True"
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_descriptors(program: Path, closed: str) -> None:
+    assert run(program, shell=f'exec "$@" {closed}') == "True"
+
+
+@pytest.mark.parametrize("home", ["unset HOME", "export HOME=/proc", "export HOME=/nonexistent"])
+def test_no_home(program: Path, home: str) -> None:
+    assert run(program, shell=f'{home}; exec "$@"') == "True"
+
+
+def _few_files() -> None:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        lambda: os.umask(0o077),
+        lambda: os.umask(0o777),
+        lambda: os.nice(5),
+        _few_files,
+        lambda: signal.signal(signal.SIGCHLD, signal.SIG_IGN),
+    ],
+    ids=["umask 077", "umask 777", "nice", "few files", "SIGCHLD ignored"],
+)
+def test_what_a_shell_sets(program: Path, before: Callable[[], object]) -> None:
+    assert run(program, before=before) == "True"
