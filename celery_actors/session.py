@@ -38,6 +38,7 @@ from celery_actors.local.address import (
     SESSION_DIR_VARIABLE,
     ClusterAddress,
 )
+from celery_actors.local.descriptors import open_standard_descriptors
 from celery_actors.local.node_options import NodeOptions
 from celery_actors.logging_config import LoggingConfig
 from celery_actors.runtime_env import RuntimeEnv
@@ -186,6 +187,7 @@ def init(
                 "celery_actors is initialised already: call shutdown() first, or pass "
                 "ignore_reinit_error=True"
             )
+        open_standard_descriptors()
         environment = RuntimeEnv.of(runtime_env)
         node = NodeOptions(
             num_cpus=num_cpus,

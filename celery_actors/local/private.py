@@ -12,6 +12,7 @@ from types import TracebackType
 
 from celery_actors.local import guardian as guardian_module
 from celery_actors.local.address import ClusterAddress
+from celery_actors.local.descriptors import open_standard_descriptors
 from celery_actors.local.errors import LocalClusterError, PortTakenError
 from celery_actors.local.node_options import NodeOptions
 from celery_actors.local.ports import free_ports
@@ -69,6 +70,7 @@ class PrivateCluster:
         :param lifeline: the cluster ends with this process; without, it stays until it is stopped.
         :raises LocalClusterError: a server is not installed or did not start, with its last words.
         """
+        open_standard_descriptors()
         report = progress if progress is not None else _report_nothing
         rabbitmq, redis = RabbitMQInstallation.find(), find_redis()
         for attempt in range(1, _ATTEMPTS + 1):

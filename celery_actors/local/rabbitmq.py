@@ -156,7 +156,10 @@ class RabbitMQNode:
         )
         # RabbitMQ does not start where a variable is not UTF-8, and a user's may be anything.
         own = [f"{name}={value}" for name, value in variables.items()]
-        return f"exec env -i {shlex.join([*own, *command])}\n"
+        # Nor does Erlang in a directory that was deleted, as the user's may be.
+        return (
+            f"cd {shlex.quote(str(self.directory))}\nexec env -i {shlex.join([*own, *command])}\n"
+        )
 
     def _direct_command(self, home: Path) -> list[str]:
         """The emulator itself, with what RabbitMQ's own scripts give it.
