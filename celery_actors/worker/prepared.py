@@ -60,6 +60,7 @@ class Prepared:
         for name in _OWN_LOGGERS:
             own = logging.getLogger(name)
             own.propagate = False
+            own.setLevel(logging.WARNING)  # whatever the user's root logger has
             if self.log not in own.handlers:
                 own.addHandler(self.log)
 

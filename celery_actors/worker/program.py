@@ -164,6 +164,7 @@ class ActorProcess:
         on_exit_actor(self._told_to_exit)
         cache = EnvironmentCache(launch.node_id)
         use_drivers_modules(self._process, self._creation, self._first_paths, cache)
+        os.register_at_fork(after_in_child=self._runner.forked)
         if self._construct() and self._is_alive():
             self._serve()
         status = self._end()

@@ -33,6 +33,7 @@ from celery_actors.worker.activity import Activity
 from celery_actors.worker.cancellation import Cancellations, RunningCall
 from celery_actors.worker.commits import Commits
 from celery_actors.worker.exits import ActorExit
+from celery_actors.worker.forked import leave_child
 from celery_actors.worker.instance import NO_ARGUMENTS, Instance
 from celery_actors.worker.raised import Ending, interrupts, is_a, task_error
 
@@ -163,9 +164,14 @@ class Runner:
         self._cancellations = cancellations
         self._recorder = recorder
         self._attempts = attempts
+        self._is_child = False
         self.stop: str | None = None
         self.ending: Ending | None = None
         """How user code ended the actor, if it did: what waits then is not run."""
+
+    def forked(self) -> None:
+        """User code has forked, and this process is the child."""
+        self._is_child = True
 
     # -- before -----------------------------------------------------------------------
 
@@ -263,7 +269,7 @@ class Runner:
     def runs_again(self, run: Run, error: BaseException) -> bool:
         """Whether a call that raised is run again, in its place."""
         options = run.options
-        if not options.retry_exceptions or run.cancelled:
+        if not options.retry_exceptions or run.cancelled or self._is_child:
             return False
         if is_a(error, SystemExit) or is_a(error, TaskCancelledError):
             return False
@@ -281,6 +287,8 @@ class Runner:
 
         :param error: what user code raised.
         """
+        if self._is_child:
+            leave_child(error)
         call = run.call
         run.over = True
         self._cancellations.end(run)
