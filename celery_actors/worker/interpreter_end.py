@@ -14,6 +14,7 @@ import contextlib
 import ctypes
 import gc
 import logging
+import multiprocessing
 import signal
 import sys
 import threading
@@ -84,8 +85,18 @@ def run_exit_handlers(drop: Callable[[], None]) -> None:
     :param drop: lets go of the user's objects.
     """
     end_threads = threading._shutdown  # type: ignore[attr-defined]  # as multiprocessing does
-    for step in (end_threads, atexit._run_exitfuncs, drop, gc.collect, _flush):
+    handlers = atexit._run_exitfuncs
+    for step in (end_threads, _wait_for_no_process, handlers, drop, gc.collect, _flush):
         _attempt(step)
+
+
+def _wait_for_no_process() -> None:
+    """Have multiprocessing's exit handler terminate all of its processes.
+
+    It would wait for those that are no daemons, and what an actor started ends with it (as Ray).
+    """
+    for process in multiprocessing.active_children():
+        process._config["daemon"] = True  # type: ignore[attr-defined]  # its setter refuses this
 
 
 def modules_until_now() -> frozenset[str]:
