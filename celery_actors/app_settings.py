@@ -17,6 +17,16 @@ __all__ = ["SAFE_SERIALIZERS", "broker_urls", "inherited", "redis_parameters", "
 
 _NAMESPACES = ("broker_", "control_", "event_")
 _SINGLE = ("timezone", "enable_utc", "redis_backend_use_ssl", "result_backend_transport_options")
+# Results of plain clients' calls are kept as the app keeps those of its tasks.
+_OF_RESULTS = (
+    "result_expires",
+    "result_failure_expires",
+    "result_serializer",
+    "result_compression",
+    "result_extended",
+    "result_chord_expires",
+    "result_chord_join_timeout",
+)
 # The addresses are kept apart.  An actor connects again for as long as it lives, and has no pool.
 _NOT_INHERITED = frozenset(
     {
@@ -52,10 +62,12 @@ def inherited(conf: Any) -> dict[str, Any]:
     names = [name for name in DEFAULTS if name.startswith(_NAMESPACES)]
     found = {
         name: getattr(conf, name)
-        for name in (*names, *_SINGLE)
+        for name in (*names, *_SINGLE, *_OF_RESULTS)
         if name not in _NOT_INHERITED and _is_set(conf, name)
     }
     found["accept_content"] = _safe(conf.accept_content) or ["json"]
+    if _is_set(conf, "result_accept_content") or _is_set(conf, "accept_content"):
+        found["result_accept_content"] = list(conf.result_accept_content or conf.accept_content)
     if conf.task_serializer in found["accept_content"]:
         found["task_serializer"] = conf.task_serializer
     return found

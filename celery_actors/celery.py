@@ -6,18 +6,17 @@ A team that has an app of its own calls :func:`install` on it instead.
 from __future__ import annotations
 
 import os
+from functools import partial
 from typing import TypeVar
 
 from celery import Celery
 
+from celery_actors.store.backend import backend_of
 from celery_actors.worker.bootstep import NodeStep, OrdersStep, add_worker_options
 
 __all__ = ["app", "install", "make_app"]
 
 AppT = TypeVar("AppT", bound=Celery)
-
-BACKEND = "celery_actors.store.backend:ActorsBackend"
-SENTINEL_BACKEND = "celery_actors.store.backend:SentinelActorsBackend"
 
 
 def install(app: AppT) -> AppT:
@@ -34,13 +33,11 @@ def install(app: AppT) -> AppT:
     app.steps["worker"].add(NodeStep)
     app.steps["consumer"].add(OrdersStep)
     add_worker_options(app)
-    loader = app.loader
-    loader.override_backends = {
-        **loader.override_backends,
-        "redis": BACKEND,
-        "rediss": BACKEND,
-        "sentinel": SENTINEL_BACKEND,
-    }
+    # Not by loader.override_backends: the app may have put a class of its own there, or name one
+    # in its result_backend.
+    app._get_backend = partial(backend_of, app)
+    if app._backend is not None:  # this thread has used it already
+        app._backend = backend_of(app)
     return app
 
 

@@ -18,7 +18,10 @@ from typing import Any
 from celery_actors.app_settings import broker_urls, inherited, redis_parameters
 from celery_actors.exceptions import ConfigurationError
 
-__all__ = ["SESSION_DIR_ENVIRONMENT", "Settings", "read_key"]
+__all__ = ["DEFAULT_PREFIX", "SESSION_DIR_ENVIRONMENT", "Settings", "read_key"]
+
+#: Begins every key in Redis and every channel, unless ``actors_prefix`` says otherwise.
+DEFAULT_PREFIX = "ca:"
 
 KEY_FILE_ENVIRONMENT = "CELERY_ACTORS_KEY_FILE"
 SESSION_DIR_ENVIRONMENT = "CELERY_ACTORS_SESSION_DIR"
@@ -35,7 +38,7 @@ class Settings:
     result_backend: str
     """The address of the actors' Redis."""
     key: bytes = field(repr=False)
-    prefix: str = "ca:"
+    prefix: str = DEFAULT_PREFIX
     lease: float = 10.0
     """A node or driver that does not renew for so long is lost."""
     result_ttl: float = 600.0

@@ -103,10 +103,16 @@ def celery_id(caller: bytes, sequence: int) -> str:
 def task_of_celery_id(task_id: str) -> tuple[bytes, int]:
     """Return ``(caller, sequence)`` of a task id that Celery wrote.
 
-    :raises ValueError: when ``task_id`` is no UUID.
+    The ids that Celery makes for its own tasks are not among these: in a random UUID the bit
+    that would be the sequence's highest is set (RFC 4122's variant).
+
+    :raises ValueError: ``task_id`` is not the id of a call.
     """
-    raw = uuid.UUID(task_id).bytes
-    return raw[:CALLER_BYTES], int.from_bytes(raw[CALLER_BYTES:], "big")
+    raw = uuid.UUID(str(task_id)).bytes
+    sequence = int.from_bytes(raw[CALLER_BYTES:], "big")
+    if sequence >> _TASK_BITS:
+        raise ValueError(f"{task_id} is not the id of a call to an actor or of a task")
+    return raw[:CALLER_BYTES], sequence
 
 
 def call_owner(caller: str, sequence: int, actor: str) -> str:

@@ -463,14 +463,24 @@ class Process:
         """Take over the holds of a call's handles: from the call to this process."""
         taken = []
         for actor in actors:
-            if actor == self.actor_id:  # its handle to itself is weak
-                self.control.release_hold(actor.hex(), source)
-                continue
-            hold = self.hold(actor)
-            self.control.release_hold(actor.hex(), source)
-            if hold is not None:
-                taken.append(hold)
+            if actor != self.actor_id:
+                hold = self._take_over(actor, source)
+                if hold is not None:
+                    taken.append(hold)
+            elif self.control.release_hold(actor.hex(), source):  # its handle to itself is weak
+                self.send_stop(actor)
         return taken
+
+    def _take_over(self, actor: bytes, source: str) -> Hold | None:
+        """Move a hold here, in one script; ``None``: the actor is stopping or dead."""
+        with self.lock:
+            hold = self.holds.get(actor)
+            owner = self.holds.new_owner() if hold is None else hold.owner
+        if hold is not None or not self.control.move_hold(actor.hex(), source, owner):
+            self.control.release_hold(actor.hex(), source)
+            return hold
+        with self.lock:
+            return self.holds.add(actor, owner)
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else "connected" if self.connected else "reconnecting"

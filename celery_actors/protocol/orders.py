@@ -43,6 +43,7 @@ class OrderKind(str, Enum):
     FETCH = "fetch"  # to a node: send an object of your shared memory
     CANCEL = "cancel"  # to an actor's process, past its mailbox: this call is not wanted
     WITHDRAW = "withdraw"  # to an executor, past its mailbox: begin none of this caller's tasks
+    MARKER = "marker"  # into a mailbox, by its own actor: what was in front of this has come
     FREE = "free"  # to a node: an object of your shared memory is no longer needed
 
 
@@ -51,7 +52,7 @@ class Order:
     """One order.
 
     :ivar subject: the actor's id, the segment (FETCH, FREE), the call (CANCEL, see
-        :class:`CancelledCall`) or the caller (WITHDRAW), in hex.
+        :class:`CancelledCall`) or the caller (WITHDRAW), in hex; a number (MARKER).
     :ivar incarnation: of the actor, where it matters.
     :ivar recursive: CANCEL also what that call has called.
     """

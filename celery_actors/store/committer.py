@@ -71,13 +71,13 @@ class Commit:
     :ivar results: caller id to the return values of its calls.
     :ivar cursors: caller id (hex) to the stored form of its cursor at the actor.
     :ivar pushes: caller id (hex) to the push.
-    :ivar plain: Celery task id to the JSON result of a plain Celery client's call.
+    :ivar plain: results of plain Celery clients' calls: key, seconds to keep it (0: no end), value.
     """
 
     results: Mapping[bytes, Sequence[Result]] = field(default_factory=dict)
     cursors: dict[str, str] = field(default_factory=dict)
     pushes: list[tuple[str, bytes]] = field(default_factory=list)
-    plain: list[tuple[str, bytes]] = field(default_factory=list)
+    plain: Sequence[tuple[bytes, int, bytes]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -334,6 +334,6 @@ class Committer:
         for channel, payload in commit.pushes:
             arguments.append(results.channel(channel))
             arguments.append(payload)
-        for task_id, value in commit.plain:
-            arguments += (f"celery-task-meta-{task_id}", results.ttl_ms // 1000, value)
+        for plain in commit.plain:
+            arguments += plain
         return _Prepared(arguments, commands)

@@ -23,7 +23,7 @@ from celery_actors.exceptions import (
 from celery_actors.ids import celery_id
 from celery_actors.protocol.calls import Call
 from celery_actors.tracebacks import formatted, name_of, shown, text_of
-from celery_actors.worker.intake import PlainCall
+from celery_actors.worker.plain_messages import PlainCall
 
 __all__ = ["MOST_A_SECOND", "Activity", "failure_of"]
 
@@ -145,6 +145,13 @@ class Activity:
         self.events.append(("task-started", {"uuid": uuid}))
         self.wake()
         return True
+
+    def revoked(self, call: PlainCall, expired: bool) -> None:
+        """A call is not run, since it expired or a client took it back."""
+        if self.events_on:
+            fields = {"uuid": call.task_id, "terminated": False, "signum": None, "expired": expired}
+            self.events.append(("task-revoked", fields))
+            self.wake()
 
     def ended(
         self,

@@ -20,6 +20,7 @@ from celery_actors.protocol.values import Copy, encode_push
 from celery_actors.store.committer import Commit, CommitFailed, CommitRefused, Committer
 from celery_actors.store.results import Result
 from celery_actors.store.rings import Rings
+from celery_actors.worker.plain_results import PlainResult
 from celery_actors.worker.progress import Progress
 
 __all__ = ["EXIT_REFUSED", "EXIT_UNCOMMITTED", "Commits", "Finished"]
@@ -51,7 +52,7 @@ class Finished:
     def __init__(self) -> None:
         self.calls: list[tuple[bytes, int]] = []
         self.results: dict[bytes, list[Result]] = {}
-        self.plain: list[tuple[str, bytes]] = []
+        self.plain: list[PlainResult] = []
 
     def value(self, oid: bytes) -> bytes | None:
         """Return a stored value."""
@@ -112,6 +113,11 @@ class Commits:
         with self._gathering:
             return self._progress.is_finished(caller, sequence)
 
+    def forget(self, caller: bytes) -> None:
+        """A caller is gone, and all its calls are committed."""
+        with self._gathering:
+            self._progress.forget(caller)
+
     def value(self, oid: bytes) -> bytes | None:
         """Return a value that is not committed yet."""
         with self._gathering:
@@ -125,11 +131,11 @@ class Commits:
         caller: bytes,
         sequence: int,
         results: Sequence[Result],
-        plain: tuple[str, bytes] | None = None,
+        plain: PlainResult | None = None,
     ) -> None:
         """A call is finished.
 
-        :param plain: Celery task id and stored result of a plain Celery client's call.
+        :param plain: the stored result of a plain Celery client's call.
         """
         with self._gathering:
             waiting = self._waiting

@@ -21,7 +21,7 @@ from celery_actors.protocol.calls import Call
 from celery_actors.protocol.concurrency import Concurrency
 from celery_actors.tracebacks import formatted
 from celery_actors.worker.executor import Executor, die_of
-from celery_actors.worker.intake import PLAIN_CALLER, PlainCall
+from celery_actors.worker.plain_messages import PLAIN_CALLER, PlainCall
 from celery_actors.worker.progress import Progress
 from celery_actors.worker.streams import produce_async
 
@@ -325,6 +325,8 @@ class AsyncExecutor(Executor):
         error = None  # its traceback refers to this frame, which refers to the arguments
 
     async def _run_plain(self, call: PlainCall) -> None:
+        if self._plain.is_withdrawn(call):
+            return
         observed, started = self._plain.begin(call)
         value: Any = None
         error: BaseException | None = None

@@ -22,9 +22,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from celery_actors.protocol.calls import Call
 from celery_actors.worker.commits import Commits
-from celery_actors.worker.intake import PLAIN_CALLER, PlainCall, StopCheck
+from celery_actors.worker.intake import StopCheck
 from celery_actors.worker.interrupts import handle_interrupts
 from celery_actors.worker.plain_calls import PlainCalls
+from celery_actors.worker.plain_messages import PLAIN_CALLER, PlainCall
 from celery_actors.worker.runner import SPECIAL, Run, Runner, current_run
 from celery_actors.worker.streams import Producer, produce
 

@@ -8,7 +8,6 @@ message with 64 calls costs one dispatch instead of 64 requests.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from time import monotonic
@@ -24,38 +23,26 @@ from celery_actors.protocol.calls import (
     decode_calls,
 )
 from celery_actors.protocol.cursors import Cursor
-from celery_actors.protocol.orders import OrderKind, decode_order, is_order
+from celery_actors.protocol.orders import Order, OrderKind, decode_order, is_order
 from celery_actors.protocol.payload import is_apart, put_together
 from celery_actors.protocol.places import Notice, Place, decode_notice, is_notice
 from celery_actors.protocol.signing import Signer
 from celery_actors.worker.acks import Acknowledgements
+from celery_actors.worker.departures import Departures
+from celery_actors.worker.plain_messages import PLAIN_CALLER, decode_plain
 
 if TYPE_CHECKING:
     from queue import SimpleQueue
 
     from celery_actors.worker.inbox import Inbox
 
-__all__ = ["PLAIN_CALLER", "Intake", "PlainCall", "StopCheck"]
+__all__ = ["Intake", "StopCheck"]
 
 logger = logging.getLogger(__name__)
 
-PLAIN_CALLER = b"\0" * 8
 _GAP_EVERY = 1.0
-_SWEEP_FIRST = 64
 _REJECTED = (TamperedError, ValueError, KeyError, TypeError)
 """What a message that is none of ours, or not for us, may raise."""
-
-
-class PlainCall(NamedTuple):
-    """A call of a plain Celery client."""
-
-    sequence: int
-    task_id: str
-    name: str
-    args: list[Any]
-    kwargs: dict[str, Any]
-    refusal: str | None
-    ignore_result: bool
 
 
 class StopCheck(NamedTuple):
@@ -84,8 +71,7 @@ class Intake:
         inbox: Inbox | SimpleQueue[Any],
         acks: Acknowledgements,
         ask_again: Callable[[bytes, int, bool], None],
-        caller_alive: Callable[[bytes], bool],
-        forget_caller: Callable[[bytes], None],
+        departures: Departures,
         allow_plain: bool,
         class_name: str,
         on_rejected: Callable[[Any, int], None],
@@ -98,8 +84,7 @@ class Intake:
         self._inbox = inbox
         self._acks = acks
         self._ask_again = ask_again
-        self._caller_alive = caller_alive
-        self._forget_caller = forget_caller
+        self._departures = departures
         self._allow_plain = allow_plain
         self._class_name = class_name
         self._on_rejected = on_rejected
@@ -114,7 +99,6 @@ class Intake:
         self._asked: dict[bytes, float] = {}
         self._missing: set[bytes] = set()  # callers of whom a message in the ring was lost
         self._local_sequence = 0
-        self._sweep_at = _SWEEP_FIRST
         self.rejected = 0
         self.repeats = 0
         self.gaps = 0
@@ -216,6 +200,7 @@ class Intake:
             if sequence <= accepted:
                 if batch.express != self._incarnation:  # else it was here before, by express
                     self.repeats += 1
+                self._departures.came_again(caller)
                 taken.append(sequence)
                 continue
             if (
@@ -227,6 +212,7 @@ class Intake:
             ):
                 # Nothing is held back: the caller sends again, in order, from the gap.
                 self.gaps += 1
+                self._departures.came_again(caller)
                 self._ask(caller, accepted, by_ring=True)
                 break
             accepted = sequence
@@ -241,7 +227,7 @@ class Intake:
         # Before the inbox: the executor may finish the calls at once.
         self._acks.add(tag, caller, taken, [call.sequence for call in fresh])
         if caller not in self.accepted:
-            self._forget_dead_callers()
+            self._departures.caller_came(self.accepted, self._acks.waits_for)
         self.accepted[caller] = accepted
         self._inbox.put(fresh)  # none, too: an executor that waits has something to acknowledge
 
@@ -253,6 +239,7 @@ class Intake:
         """
         caller = notice.caller
         accepted = self.accepted.setdefault(caller, 0)
+        self._departures.came_again(caller)
         if notice.last <= accepted:
             self.repeats += 1
             self._acks.add(tag, caller, [notice.last], [])
@@ -260,7 +247,7 @@ class Intake:
         self.gaps += 1
         self._acks.add(tag, caller, [], [])
         self._missing.add(caller)
-        if self._caller_alive(caller):
+        if self._departures.caller_alive(caller):
             self._ask(caller, accepted, by_ring=False)
 
     def resume(self, cursors: Mapping[bytes, Cursor], suspects: int) -> None:
@@ -304,24 +291,18 @@ class Intake:
             begun = call.caller, call.sequence
             self.attempts[begun] = self.attempts.get(begun, 0) + 1
 
-    def _forget_dead_callers(self) -> None:
-        """Drop what is kept of callers that are gone, when many have come.
-
-        So an actor keeps as much as it has living callers, within a factor of two.  A
-        caller's cursor goes only when none of its deliveries is unacknowledged: what
-        could be redelivered could still be a repeat.
-        """
-        if len(self.accepted) < self._sweep_at:
+    def _take_marker(self, tag: int, order: Order) -> None:
+        """What the actor wrote into its own mailbox, behind what departed callers had sent."""
+        self._acks.add(tag, PLAIN_CALLER, [], [])
+        self._inbox.put([])  # an executor that waits has something to acknowledge
+        if order.incarnation != self._incarnation.hex():
             return
-        for caller in list(self.accepted):
-            if not self._acks.waits_for(caller) and not self._caller_alive(caller):
-                del self.accepted[caller]
-                self._before.pop(caller, None)
-                self._asked.pop(caller, None)
-                self._resent.pop(caller, None)
-                self._missing.discard(caller)
-                self._forget_caller(caller)
-        self._sweep_at = max(_SWEEP_FIRST, 2 * len(self.accepted))
+        for caller in self._departures.marker_came(int(order.subject), self.accepted):
+            del self.accepted[caller]
+            self._before.pop(caller, None)
+            self._asked.pop(caller, None)
+            self._resent.pop(caller, None)
+            self._missing.discard(caller)
 
     def _is_gap(self, caller: bytes) -> bool:
         """A gap whose caller is gone is skipped: nobody will fill it.
@@ -329,7 +310,7 @@ class Intake:
         But one that a ring has left was filled by a caller that took its leave: it sends all
         again that lay there (see client.sender), behind what it had sent since.
         """
-        return caller in self._missing or self._caller_alive(caller)
+        return caller in self._missing or self._departures.caller_alive(caller)
 
     def _ask(self, caller: bytes, accepted: int, by_ring: bool) -> None:
         now = monotonic()
@@ -343,6 +324,9 @@ class Intake:
 
     def _take_order(self, message: Any, body: bytes) -> None:
         order = decode_order(self._signer, self._queue, body)
+        if order.kind is OrderKind.MARKER:
+            self._take_marker(message.delivery_tag, order)
+            return
         if order.kind is not OrderKind.STOP:
             raise ValueError(f"an order to {order.kind.value} is for a node, not for an actor")
         sequence = self._local()
@@ -353,49 +337,10 @@ class Intake:
         """A plain Celery message: JSON only, public methods only, in order of arrival."""
         if not self._allow_plain:
             raise TamperedError("unsigned messages are turned off (actors_allow_plain=False)")
-        if message.content_type != "application/json":
-            raise TamperedError(
-                f"unsigned messages must be JSON, not {message.content_type!r}: they were not "
-                "unpickled"
-            )
-        headers = message.headers or {}
-        content = json.loads(body)
-        if isinstance(content, dict):  # Celery's message protocol 1
-            task_id, name = content["id"], content["task"]
-            args, kwargs, embed = content.get("args", []), content.get("kwargs", {}), content
-            headers = {**content, **headers}
-        else:
-            args, kwargs, embed = content
-            task_id, name = headers["id"], headers["task"]
-        if not isinstance(args, list) or not isinstance(kwargs, dict):
-            raise TypeError("args must be a list and kwargs a mapping")
-        refusal = next(
-            (
-                f"{what} is not supported on a call to an actor"
-                for what, value in (
-                    ("eta/countdown", headers.get("eta")),
-                    ("link", embed.get("callbacks")),
-                    ("link_error", embed.get("errbacks")),
-                    ("chain", embed.get("chain")),
-                    ("chord", embed.get("chord")),
-                )
-                if value
-            ),
-            None,
-        )
+        call = decode_plain(message, body, self._local_sequence + 1)
         sequence = self._local()
         self._acks.add(message.delivery_tag, PLAIN_CALLER, [sequence], [sequence])
-        self._inbox.put(
-            PlainCall(
-                sequence,
-                str(task_id),
-                str(name).rpartition(".")[2],
-                args,
-                kwargs,
-                refusal,
-                bool(headers.get("ignore_result")),
-            )
-        )
+        self._inbox.put(call)
 
     def stop(self) -> None:
         """The consumer stops: what still comes is left to the queue."""

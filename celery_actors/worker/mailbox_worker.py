@@ -17,10 +17,12 @@ from functools import partial
 from queue import SimpleQueue
 from typing import Any, ClassVar
 
+from amqp.basic_message import Message
 from celery import Celery, bootsteps
 from celery.concurrency.base import BasePool
 from celery.events.dispatcher import EventDispatcher
 from celery.worker import WorkController
+from celery.worker import state as worker_state
 from celery.worker.consumer import Consumer
 from celery.worker.consumer.connection import Connection
 from celery.worker.consumer.consumer import Evloop
@@ -34,6 +36,8 @@ from kombu import Queue
 from celery_actors.client.broker import Broker, BrokerConnection
 from celery_actors.config import Settings
 from celery_actors.exceptions import TamperedError
+from celery_actors.protocol.calls import CONTENT_TYPE
+from celery_actors.protocol.orders import ORDER_TASK
 from celery_actors.worker.acks import Acknowledgements
 from celery_actors.worker.activity import Activity
 from celery_actors.worker.buffered import BufferedConnection, read_when_readable
@@ -160,9 +164,10 @@ class _Control(Control):  # type: ignore[misc]
     def __init__(self, c: Any, **kwargs: Any) -> None:
         super().__init__(c, **kwargs)
         node = self.box.node
-        refusals = {command: partial(_refuse, command, why) for command, why in _REFUSED.items()}
+        own: dict[str, Any] = {name: partial(_refuse, name, why) for name, why in _REFUSED.items()}
+        own["revoke"] = _revoke
         # In front of the panel, which all workers of a process share.
-        node.handlers = ChainMap(refusals, node.handlers)
+        node.handlers = ChainMap(own, node.handlers)
         self.start = self._start
 
     def _start(self, c: Any) -> None:
@@ -184,6 +189,21 @@ class _Consuming(BrokerConnection):
         transport = super().create_transport()
         transport.Connection, transport.on_readable = BufferedConnection, read_when_readable
         return transport
+
+
+def _revoke(
+    _state: Any, task_id: str | list[str], terminate: bool = False, **_arguments: Any
+) -> dict[str, str]:
+    """Note which calls of plain clients are not to be run; what runs goes on.
+
+    Celery's own command would look each id up in the result backend, in every actor, and
+    terminate the process that runs the call: that is the actor.
+    """
+    ids = [task_id] if isinstance(task_id, str) else list(task_id or ())
+    worker_state.revoked.update(ids)
+    if terminate:
+        return {"ok": "terminate: a call that runs in an actor is not terminated"}
+    return {"ok": f"tasks {ids} flagged as revoked"}
 
 
 class _MailboxConsumer(Consumer):  # type: ignore[misc]
@@ -367,6 +387,23 @@ class MailboxWorker(WorkController):  # type: ignore[misc]
             channel = self.consumer.task_consumer.channel
             for tag, multiple in due:
                 channel.basic_ack(tag, multiple=multiple)
+
+    def publish_to_mailbox(self, order: bytes) -> None:
+        """Have the consumer's thread write an order into the mailbox.  Any thread may call it.
+
+        On the channel of the acknowledgements and behind those that are due, so that the broker
+        has processed these when the order comes.
+        """
+        self.hub.call_soon(self._publish, order)
+
+    def _publish(self, order: bytes) -> None:
+        self._ack()
+        if self.consumer.task_consumer is not None:  # else: whoever wants it asks once more
+            message = Message(
+                order, content_type=CONTENT_TYPE, application_headers={"task": ORDER_TASK}
+            )
+            queue = self.mailbox.name
+            self.consumer.task_consumer.channel.basic_publish(message, "", queue)
 
     def turn_events_on(self, dispatcher: Any) -> None:
         """A monitor wants events (or -E was given)."""

@@ -1,19 +1,23 @@
-"""Calls of plain Celery clients: JSON in, JSON out, in the form of Celery's own backend."""
+"""Calls of plain Celery clients: JSON in, results in the form of the app's own backend."""
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Container
+from datetime import datetime, timezone
 from typing import Any
 
-from celery_actors.error_copies import state_of
+from celery import states
+from celery.exceptions import TaskRevokedError
+from celery.utils.time import maybe_iso8601
+from celery.worker import state as worker_state
+
 from celery_actors.protocol.concurrency import DEFAULT_GROUP
-from celery_actors.tracebacks import formatted, name_of, text_of
 from celery_actors.worker.activity import Activity
 from celery_actors.worker.commits import Commits
 from celery_actors.worker.instance import Instance
-from celery_actors.worker.intake import PLAIN_CALLER, PlainCall
+from celery_actors.worker.plain_messages import PLAIN_CALLER, PlainCall
+from celery_actors.worker.plain_results import PlainResults
 from celery_actors.worker.raised import is_a
 from celery_actors.worker.runner import Runner
 
@@ -24,15 +28,23 @@ class PlainCalls:
     """Runs the calls of plain Celery clients.  Used by the executor's threads."""
 
     def __init__(
-        self, instance: Instance, commits: Commits, activity: Activity, runner: Runner
+        self,
+        instance: Instance,
+        commits: Commits,
+        activity: Activity,
+        results: PlainResults,
+        runner: Runner,
     ) -> None:
         self._instance = instance
         self._commits = commits
         self._activity = activity
+        self._results = results
         self._runner = runner
 
     def run(self, call: PlainCall) -> None:
         """Run one call in this thread."""
+        if self.is_withdrawn(call):
+            return
         observed, started = self.begin(call)
         value: Any = None
         error: BaseException | None = None
@@ -41,6 +53,19 @@ class PlainCalls:
         except BaseException as raised:  # noqa: BLE001 - see worker.raised
             error = raised
         self.end(call, value, error, time.monotonic() - started if observed else None)
+
+    def is_withdrawn(self, call: PlainCall) -> bool:
+        """Whether a call has expired or was revoked: then its result says so, and it is over."""
+        expired = _has_expired(call)
+        if not expired and not _is_revoked(call):
+            return False
+        error = TaskRevokedError("expired" if expired else "revoked")
+        self._activity.revoked(call, expired)
+        self._results.tell_dependents(call, states.REVOKED, error)
+        ignored = call.ignore_result
+        stored = None if ignored else self._results.encode_failure(call, states.REVOKED, error)
+        self._commits.add(PLAIN_CALLER, call.sequence, [], stored)
+        return True
 
     def begin(self, call: PlainCall) -> tuple[bool, float]:
         """A call starts; whether it is observed, and when it started."""
@@ -75,33 +100,46 @@ class PlainCalls:
             error = self._runner.exited(error, self._instance.describe(call.name))
         if self._runner.crashed:
             return  # as if the process had died by now
-        if error is None:
+        if call.refusal is not None and error is not None:
+            self._results.tell_dependents(call, states.FAILURE, error)
+        stored = None
+        if error is None and not call.ignore_result:
             try:
-                text = json.dumps(_result(call.task_id, "SUCCESS", value, None))
+                stored = self._results.encode(call, value)
             except BaseException as raised:  # noqa: BLE001 - see worker.raised
                 error = raised
-        if error is not None:
-            text = json.dumps(_result(call.task_id, "FAILURE", _exception(error), formatted(error)))
+        if error is not None and not call.ignore_result:
+            stored = self._results.encode_failure(call, states.FAILURE, error)
         self._activity.end(call, error, runtime)
-        plain = None if call.ignore_result else (call.task_id, text.encode())
-        self._commits.add(PLAIN_CALLER, call.sequence, [], plain)
+        self._commits.add(PLAIN_CALLER, call.sequence, [], stored)
 
 
-def _exception(error: BaseException) -> dict[str, Any]:
-    """The form in which Celery's own backend stores an exception."""
-    args = [text_of(arg) for arg in state_of(error).args]
-    module = type(error).__module__
-    return {"exc_type": name_of(error), "exc_message": args, "exc_module": module}
+def _has_expired(call: PlainCall) -> bool:
+    """Whether the client no longer wants a call to run."""
+    wanted = call.request.get("expires")
+    if not wanted:
+        return False
+    try:
+        until = maybe_iso8601(wanted)
+    except (TypeError, ValueError, AttributeError):  # not in Celery's form: it never expires
+        return False
+    # Without a zone it is in UTC, as Celery's message protocol 1 has it.
+    aware = until if until.tzinfo is not None else until.replace(tzinfo=timezone.utc)
+    return bool(datetime.now(timezone.utc) > aware)
 
 
-def _result(task_id: str, status: str, result: Any, trace: str | None) -> dict[str, Any]:
-    """The form in which Celery's own backend stores a result."""
-    now = time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime())
-    return {
-        "status": status,
-        "result": result,
-        "traceback": trace,
-        "children": [],
-        "date_done": now,
-        "task_id": task_id,
-    }
+def _is_revoked(call: PlainCall) -> bool:
+    """Whether ``revoke`` or ``revoke_by_stamped_headers`` named a call."""
+    if call.task_id in worker_state.revoked:
+        return True
+    stamps = call.request.get("stamps") or {}
+    return any(
+        set(_listed(stamps.get(header))) & set(_listed(worker_state.revoked_stamps.get(header)))
+        for header in call.request.get("stamped_headers") or ()
+    )
+
+
+def _listed(value: Any) -> list[str]:
+    if value is None:
+        return []
+    return [str(each) for each in value] if isinstance(value, (list, tuple, set)) else [str(value)]

@@ -45,7 +45,7 @@ class Prepared:
         app.finalize()
         worker = MailboxWorker(app, settings)
         # Celery makes these when they are first asked for.
-        for part in (app.amqp.queues, app.control.mailbox, app.events, app.log):
+        for part in (app.amqp.queues, app.backend, app.control.mailbox, app.events, app.log):
             assert part is not None
         log = logging.StreamHandler()
         log.setFormatter(_NamedFormatter(_LINE))
@@ -102,7 +102,9 @@ def _make_app(settings: Settings) -> Celery:
     app.conf.update(
         # Not the two others: `inspect conf` would show their passwords.
         broker_url=settings.broker_url,
-        result_backend="disabled",
+        # For its forms; it is given a client of this process (see worker.plain_results).
+        result_backend="redis://",
+        result_backend_thread_safe=True,  # one for all threads that run calls
         accept_content=["json"],
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,

@@ -29,7 +29,13 @@ from celery_actors.exceptions import RuntimeEnvSetupError
 from celery_actors.ids import NO_INCARNATION, mailbox_name, object_id
 from celery_actors.protocol.concurrency import Concurrency
 from celery_actors.protocol.creation import Creation, decode_creation
-from celery_actors.protocol.orders import CancelledCall, OrderKind, decode_order
+from celery_actors.protocol.orders import (
+    CancelledCall,
+    Order,
+    OrderKind,
+    decode_order,
+    encode_order,
+)
 from celery_actors.protocol.signing import Signer
 from celery_actors.protocol.withdrawals import Withdrawal, encode_withdrawal
 from celery_actors.store.committer import Committer
@@ -41,6 +47,7 @@ from celery_actors.worker.activity import Activity
 from celery_actors.worker.cancellation import Cancellations, Found, TaskCancellations
 from celery_actors.worker.commits import Commits
 from celery_actors.worker.context import Assignment, set_assignment
+from celery_actors.worker.departures import Departures
 from celery_actors.worker.environment_cache import EnvironmentCache
 from celery_actors.worker.environments import enter, fail
 from celery_actors.worker.event_loop import AsyncExecutor, LoopInbox
@@ -56,6 +63,7 @@ from celery_actors.worker.launch import Launch
 from celery_actors.worker.mailbox_worker import PREFETCH
 from celery_actors.worker.modules import use_drivers_modules
 from celery_actors.worker.plain_calls import PlainCalls
+from celery_actors.worker.plain_results import PlainResults
 from celery_actors.worker.prepared import Prepared
 from celery_actors.worker.progress import ConcurrentProgress, Progress
 from celery_actors.worker.raised import Ending, is_a, task_error
@@ -294,8 +302,7 @@ class ActorProcess:
             self._inbox,
             self._acks,
             self._ask_again,
-            self._caller_alive,
-            self._forget_caller,
+            Departures(self._caller_alive, self._publish_marker, self._forget_caller),
             settings.allow_plain,
             launch.class_name,
             self._reject,
@@ -361,7 +368,7 @@ class ActorProcess:
             self._commits,
             self._acks,
             self._runner,
-            PlainCalls(self._instance, self._commits, self._activity, self._runner),
+            self._plain_calls(),
             self._worker.request_acks,
             PREFETCH // 2,
         )
@@ -370,6 +377,13 @@ class ActorProcess:
         if not concurrency.serial:
             return ThreadedExecutor(*parts, concurrency=concurrency, progress=self._progress)
         return TaskExecutor(*parts) if self._instance.is_executor else Executor(*parts)
+
+    def _plain_calls(self) -> PlainCalls:
+        launch = self._launch
+        results = PlainResults(
+            self._worker.app, self._process.redis, launch.hostname, mailbox_name(self._actor)
+        )
+        return PlainCalls(self._instance, self._commits, self._activity, results, self._runner)
 
     def _resume(self) -> None:
         """Go on where the last incarnation ended, if there was one.
@@ -452,6 +466,12 @@ class ActorProcess:
     def _caller_alive(self, caller: bytes) -> bool:
         return self._process.control.caller_alive(caller.hex())
 
+    def _publish_marker(self, number: int) -> None:
+        """Have a marker written behind all that is in the mailbox now."""
+        queue, incarnation = mailbox_name(self._actor), self._launch.incarnation
+        order = Order(OrderKind.MARKER, str(number), incarnation)
+        self._worker.publish_to_mailbox(encode_order(self._process.signer, queue, order))
+
     def _forget_caller(self, caller: bytes) -> None:
         """A caller is gone: so are its cursor and the holds of calls that it never sent."""
         process = self._process
@@ -459,6 +479,7 @@ class ActorProcess:
         for actor_id in ended.stopping:
             require_process().send_stop(bytes.fromhex(actor_id))
         self._acks.forget(caller)
+        self._commits.forget(caller)
         process.results.drop_cursor(self._actor, caller.hex())
 
     # -- cancelling (consumer's thread) -----------------------------------------------

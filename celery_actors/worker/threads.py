@@ -13,7 +13,7 @@ from typing import Any
 from celery_actors.protocol.calls import Call
 from celery_actors.protocol.concurrency import Concurrency
 from celery_actors.worker.executor import Executor, die_of
-from celery_actors.worker.intake import PLAIN_CALLER, PlainCall
+from celery_actors.worker.plain_messages import PLAIN_CALLER, PlainCall
 from celery_actors.worker.progress import Progress
 
 __all__ = ["ThreadedExecutor"]

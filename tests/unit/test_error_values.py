@@ -15,7 +15,7 @@ from celery_actors.protocol.signing import Signer
 from celery_actors.store.codec import Codec
 from celery_actors.tracebacks import formatted, shown, text_of
 from celery_actors.worker.activity import Activity, failure_of
-from celery_actors.worker.intake import PlainCall
+from celery_actors.worker.plain_messages import PlainCall
 from celery_actors.worker.raised import Ending, is_result, task_error
 
 OID = object_id(b"12345678", 1)
@@ -168,7 +168,7 @@ def test_tools_are_shown_a_hostile_error() -> None:
     assert "Stop" in shown(error)
     activity = Activity("host", "queue", 1, str)
     activity.events_on = True
-    call = PlainCall(1, "id", "name", [], {}, None, False)
+    call = PlainCall(1, "id", "name", [], {}, None, {})
     activity.begin(call)
     activity.end(call, task_error("f", error), 0.1)
     kind, fields = activity.events[-1]

@@ -21,6 +21,7 @@ from celery_actors.protocol.payload import encode_body, set_apart
 from celery_actors.protocol.places import Notice, Place, encode_notice
 from celery_actors.protocol.signing import Signer
 from celery_actors.worker.acks import Acknowledgements
+from celery_actors.worker.departures import Departures
 from celery_actors.worker.intake import Intake
 
 ACTOR, ONE, TWO = b"a" * 16, b"1" * 8, b"2" * 8
@@ -40,14 +41,16 @@ class Taken:
         self.asked: list[tuple[bytes, int, bool]] = []
         self.ring: dict[Place, bytes] = {}
         self.rejected: list[int] = []
+        self.markers: list[int] = []
+        self.forgotten: list[bytes] = []
+        self.departures = Departures(alive, self.markers.append, self.forgotten.append)
         self.intake = Intake(
             ACTOR,
             Signer(b"k"),
             self.inbox,
             Acknowledgements(),
             lambda caller, sequence, by_ring: self.asked.append((caller, sequence, by_ring)),
-            alive,
-            lambda _caller: None,
+            self.departures,
             True,
             "Counter",
             lambda _channel, tag: self.rejected.append(tag),

@@ -13,7 +13,7 @@
 --                 a value that the transaction around this script stores itself
 --       a cursor: caller, sequence
 --       a push:   channel, payload
---       a plain result: key, ttl (s), value
+--       a plain result: key, ttl (s; 0: none), value
 local record, incarnation, number, cursor_key = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
 local ttl = ARGV[5]
 local held = redis.call('HGET', record, 'incarnation')
@@ -70,7 +70,11 @@ for _ = 1, tonumber(ARGV[8]) do
   at = at + 2
 end
 for _ = 1, tonumber(ARGV[9]) do
-  redis.call('SETEX', ARGV[at], ARGV[at + 1], ARGV[at + 2])
+  if ARGV[at + 1] == '0' then
+    redis.call('SET', ARGV[at], ARGV[at + 2])
+  else
+    redis.call('SETEX', ARGV[at], ARGV[at + 1], ARGV[at + 2])
+  end
   redis.call('PUBLISH', ARGV[at], ARGV[at + 2])
   at = at + 3
 end
