@@ -230,6 +230,8 @@ class Housekeeping:
         now, again = monotonic(), float("inf")
         with process.lock:
             self.collect()
+            for box in [box for box in process.shared if not box.unresolved]:
+                del process.shared[box]
         try:
             if process.lost_lease == process.caller.hex():
                 lease_lost(process)

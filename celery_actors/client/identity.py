@@ -89,7 +89,7 @@ def _rename(process: Process) -> None:
     process.objects = ObjectTable()
     process.objects.after = after  # futures that were settled just now
     process.holds = HoldTable(process.caller.hex())
-    process.outboxes, process.dirty, process.sequence = {}, {}, 0
+    process.outboxes, process.dirty, process.shared, process.sequence = {}, {}, {}, 0
     process.streams.abandon()
     for entry in old.values():
         entry.foreign, entry.escaped, entry.hold = True, True, None

@@ -117,6 +117,8 @@ class Process:
         self.outboxes: dict[bytes, Outbox] = {}
         self.streams = Streams(self)
         self.dirty: dict[Outbox, None] = {}
+        # With calls to actors that others can call as well, or until lately.
+        self.shared: dict[Outbox, None] = {}
         self.definition_names: dict[str, str] = {}  # of classes and functions, by digest
         self.sequence = 0
         self.lost_lease = ""  # the caller id whose lease was lost last
@@ -319,6 +321,7 @@ class Process:
         if box is not None and box.private:
             with self.lock:
                 box.private = False
+                self.shared[box] = None
             self.sender.express.settle()
 
     def share_all(self) -> None:
@@ -326,6 +329,8 @@ class Process:
         with self.lock:
             for box in self.outboxes.values():
                 box.private = box.private and box.kept is not None  # executors stay this process's
+                if not box.private:
+                    self.shared[box] = None
         self.sender.express.settle()
 
     def flush(self) -> None:

@@ -183,6 +183,8 @@ class Sender:
         process = self._p
         idle = box.idle
         box.add(call, sequence)
+        if not box.private:
+            process.shared[box] = None
         if call.arguments and box.blocked:
             for entry in call.arguments:
                 if entry.pending:
@@ -300,7 +302,12 @@ class Sender:
                 first = not batch[0].sent
                 by_ring = first and box.near and box.last_size > _RING_FROM
                 apart: list[memoryview] | None = [] if by_ring else None
-                by_express = not by_ring and settings.express and box.may_go_by_express(batch)
+                by_express = (
+                    not by_ring
+                    and settings.express
+                    and box.may_go_by_express(batch)
+                    and not self._shared_under_way()
+                )
                 encoded = [call.encode(apart) for call in batch]
                 for call in batch:
                     call.sent = True
@@ -319,6 +326,19 @@ class Sender:
                 else:
                     message = notice
             self._p.mailbox.publish(box.queue, message)
+
+    def _shared_under_way(self) -> bool:
+        """Whether a call is under way to an actor that others can call, too.  Under the lock.
+
+        Who learns of it, by a call that went by express, could be there before it.
+        """
+        shared = self._p.shared
+        while shared:
+            box = next(iter(shared))
+            if box.unresolved:
+                return True
+            del shared[box]
+        return False
 
     def avoid_ring(self, actor: bytes) -> None:
         """Send nothing more to an actor by this process's ring: it can't read it."""

@@ -119,6 +119,7 @@ def shared_memory_files(brokers: PrivateCluster | None = None) -> list[str]:
         str(path.relative_to(SHARED_MEMORY))
         for pattern in patterns
         for path in SHARED_MEMORY.glob(pattern)
+        if not path.name.startswith("ca-test-")  # of unit tests that run beside these
     ]
 
 

@@ -111,6 +111,7 @@ def test_synchronous_calls_go_by_express_and_lie_in_the_mailbox_too(
 ) -> None:
     # Long enough for several calls, however slow the machine is.
     monkeypatch.setattr(express_module, "_TOGETHER", 1.0)
+    monkeypatch.setattr(express_module.Express, "catch_up", lambda _: None)
     log = Log.remote()
     assert ray.get(log.add.remote(0), timeout=SECONDS) == 1
     calls, process = 300, require_process()
@@ -161,6 +162,28 @@ def test_what_was_sent_before_is_seen_by_who_is_told_after() -> None:
             log.add.remote(number)
             total += 1
         assert ray.get(reader.count.remote(log), timeout=SECONDS) == total
+
+
+@pytest.mark.usefixtures("cluster")
+def test_none_goes_by_express_while_one_is_under_way_to_who_others_can_call(
+    app: Celery, tmp_path: Path
+) -> None:
+    log, other, reader = Log.remote(), Log.remote(), Reader.remote()
+    ray.get([log.add.remote(0), reader.count.remote(log)], timeout=SECONDS)
+    for number in range(20):
+        ray.get(other.add.remote(number), timeout=SECONDS)
+    started, gate = tmp_path / "started", tmp_path / "gate"
+    holding = log.hold.remote(str(started), str(gate))
+    wait_until(started.exists, "the call to be under way")
+    before = mailbox(other, app)["express"]
+    for number in range(20):
+        ray.get(other.add.remote(number), timeout=SECONDS)
+    assert mailbox(other, app)["express"] == before > 0
+    gate.touch()
+    ray.get(holding, timeout=SECONDS)
+    for number in range(20):
+        ray.get(other.add.remote(number), timeout=SECONDS)
+    assert mailbox(other, app)["express"] > before
 
 
 @pytest.mark.usefixtures("cluster")
