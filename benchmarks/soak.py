@@ -32,7 +32,7 @@ from typing import Any
 import numpy as np
 import psutil
 import redis
-from broker_names import queues_and_exchanges
+from broker_node import queues_and_exchanges
 from cluster_processes import cluster_processes, leftovers, log_problems
 from counter_loop import MB, Series, summarise, table_of, write
 from rich.console import Console

@@ -13,9 +13,9 @@ from queue import Empty, SimpleQueue
 
 import psutil
 import redis
-from broker_node import ask_broker
 from waiting import wait_until
 
+from benchmarks.broker_node import ask_broker
 from celery_actors.local import PrivateCluster
 from celery_actors.local.supervisor_client import program_states
 
@@ -86,7 +86,7 @@ def consumers(cluster: PrivateCluster, queue: str) -> int:
 
 def _of_queue(cluster: PrivateCluster, queue: str, what: str) -> int:
     answer = ask_broker(
-        cluster,
+        cluster.session_dir,
         f'case rabbit_amqqueue:lookup(rabbit_misc:r(<<47>>, queue, <<"{queue}">>)) of'
         f" {{ok, Q}} -> [{{_, N}}] = rabbit_amqqueue:info(Q, [{what}]), N; _ -> 0 end.",
     )
@@ -96,7 +96,7 @@ def _of_queue(cluster: PrivateCluster, queue: str, what: str) -> int:
 def close_amqp_connections(cluster: PrivateCluster) -> None:
     """The broker closes every client's connection; some may have ended since it listed them."""
     ask_broker(
-        cluster,
+        cluster.session_dir,
         '[(catch rabbit_networking:close_connection(P, "test"))'
         " || P <- rabbit_networking:connections()].",
     )

@@ -13,7 +13,7 @@ from faults import DETECTION, LEASE, wait_gone
 from waiting import wait_until
 
 import celery_actors as ray
-from benchmarks.broker_names import queues_and_exchanges
+from benchmarks.broker_node import queues_and_exchanges
 from celery_actors.exceptions import ActorDiedError
 from celery_actors.local import PrivateCluster
 from celery_actors.session import SessionInfo

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import redis
 
-from benchmarks.broker_names import queues_and_exchanges
+from benchmarks.broker_node import queues_and_exchanges
 from celery_actors.local import PrivateCluster
 from celery_actors.local.address import SESSION_DIR_VARIABLE
 

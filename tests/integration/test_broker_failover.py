@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from broker_node import close_listener, listener
+from broker_listeners import close_listener, listener
 from shop import Shop
 from waiting import wait_until
 

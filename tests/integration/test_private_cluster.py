@@ -16,7 +16,7 @@ import pytest
 import redis
 from leftovers import processes_of
 
-from benchmarks.broker_names import queues_and_exchanges
+from benchmarks.broker_node import queues_and_exchanges
 from celery_actors.local import LocalClusterError, PrivateCluster
 from celery_actors.local import private as private_module
 from celery_actors.local.ports import free_ports

@@ -13,7 +13,7 @@ from urllib.parse import quote, urlsplit
 
 import pytest
 import redis
-from broker_node import secure_listener
+from broker_listeners import secure_listener
 from certificates import Authority, Certificate
 from shop import Shop
 from waiting import wait_until, wait_until_alive

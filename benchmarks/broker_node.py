@@ -1,4 +1,4 @@
-"""The queues and exchanges of a local cluster's broker."""
+"""What benchmarks and tests ask of a local cluster's RabbitMQ itself."""
 
 from __future__ import annotations
 
@@ -9,23 +9,21 @@ from pathlib import Path
 
 from celery_actors.local.rabbitmq import NODE_NAME, find_program
 
-__all__ = ["queues_and_exchanges"]
+__all__ = ["ask_broker", "queues_and_exchanges"]
 
 
-def queues_and_exchanges(session_dir: Path) -> tuple[list[str], list[str]]:
-    """Ask the broker's Erlang node itself: milliseconds, where rabbitmqctl takes seconds."""
+def ask_broker(session_dir: Path, expression: str) -> str:
+    """Evaluate an Erlang expression in the broker's node: milliseconds, rabbitmqctl takes seconds.
+
+    Raises:
+        RuntimeError: The expression failed.
+    """
     erl = find_program("erl")
     assert erl is not None
-    root = Path(erl).resolve().parent.parent
-    caller = next(root.glob("**/bin/erl_call"))
+    caller = next(Path(erl).resolve().parent.parent.glob("**/bin/erl_call"))
     directory = session_dir / "rabbitmq"
-    start = (directory / "start").read_text()
-    epmd = re.search(r"^export ERL_EPMD_PORT=(\d+)$", start, re.MULTILINE)
+    epmd = re.search(r"ERL_EPMD_PORT=(\d+)", (directory / "start").read_text())
     assert epmd is not None
-    expression = (
-        "V = <<47>>, Names = fun(L) -> [binary_to_list(element(4, N)) || N <- L] end,"
-        " {Names(rabbit_amqqueue:list_names(V)), [], Names(rabbit_exchange:list_names())}."
-    )
     cookie = (directory / ".erlang.cookie").read_text()
     answer = subprocess.run(
         [str(caller), "-c", cookie, "-n", NODE_NAME, "-e"],
@@ -38,6 +36,16 @@ def queues_and_exchanges(session_dir: Path) -> tuple[list[str], list[str]]:
     ).stdout
     if not answer.startswith("{ok,"):
         raise RuntimeError(f"the broker's node answered {answer!r}")
+    return answer
+
+
+def queues_and_exchanges(session_dir: Path) -> tuple[list[str], list[str]]:
+    """Return the names of the broker's queues and exchanges."""
+    answer = ask_broker(
+        session_dir,
+        "V = <<47>>, Names = fun(L) -> [binary_to_list(element(4, N)) || N <- L] end,"
+        " {Names(rabbit_amqqueue:list_names(V)), [], Names(rabbit_exchange:list_names())}.",
+    )
     queues, _, exchanges = answer.partition("], [], [")
     return _names(queues), [name for name in _names(exchanges) if name]
 
