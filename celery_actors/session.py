@@ -350,7 +350,7 @@ def _start_private(node: NodeOptions) -> PrivateCluster:
 
 def _spinner() -> AbstractContextManager[Callable[[str], None]]:
     """Show on a terminal that something starts; elsewhere be silent."""
-    if not sys.stderr.isatty():
+    if sys.stderr is None or not sys.stderr.isatty():
         return nullcontext(lambda _text: None)
     from rich.console import Console
     from rich.status import Status
