@@ -139,17 +139,6 @@ def test_a_commit_that_redis_can_not_take_now_waits_and_tells_nobody(committer: 
     assert client.hget(results.cursors(made._actor), caller) == b"1"
 
 
-def test_results_that_redis_calls_wrong_end_the_actor_with_that_cause() -> None:
-    log = Log.remote()
-    assert ray.get(log.add.remote("me", 0)) == 0
-    cursors = require_process().results.cursors(log._celery_actor)
-    require_process().redis.delete(cursors)
-    require_process().redis.set(cursors, "no hash")
-    with pytest.raises(ActorDiedError, match="could not be stored"):
-        ray.get(log.add.remote("me", 1), timeout=20)
-    require_process().redis.delete(cursors)
-
-
 # Large values are stored by a transaction around the script, which can't see them.
 
 
@@ -524,3 +513,15 @@ def test_refs_of_earlier_calls_to_the_same_actor_go_at_once(gate: tuple[str, str
     assert not box.unsent
     open_gate(gate)
     assert ray.get(last, timeout=10) == gate[1]
+
+
+# Last: tests above count on the sequences of this process's calls.
+
+
+def test_results_that_redis_calls_wrong_end_the_actor_with_that_cause() -> None:
+    log = Log.remote()
+    assert ray.get(log.add.remote("me", 0)) == 0
+    cursors = require_process().results.cursors(log._celery_actor)
+    require_process().redis.hset(cursors, "#", "no number")  # which the script can't compare
+    with pytest.raises(ActorDiedError, match="could not be stored"):
+        ray.get(log.add.remote("me", 1), timeout=20)
