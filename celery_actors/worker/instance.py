@@ -50,6 +50,7 @@ class Instance:
         self._own_value = own_value
         self._wait_for_commits = wait_for_commits
         self._definitions: dict[str, Any] = {}
+        self._names: dict[str, str] = {}  # of the functions, by digest
         self.object: Any = None
         self._imported = False
 
@@ -107,6 +108,8 @@ class Instance:
             pickled = decode_definition(process.signer, blob, digest)
             known = self._definitions[digest] = serialization.loads([pickled])
             process.keep_borrowed()
+            # Kept apart: what ran here is told when the functions are gone.
+            self._names[digest] = str(getattr(known, "__qualname__", None) or _unnamed(digest))
         return known
 
     def target(self, method: str) -> Callable[..., Any]:
@@ -142,8 +145,7 @@ class Instance:
     def describe(self, method: str) -> str:
         """Return what a call runs, for people: ``Counter.increment``, ``f``."""
         if self.is_executor:
-            function = self._definitions.get(method)
-            return str(getattr(function, "__qualname__", None) or f"task {method[:8]}")
+            return self._names.get(method) or _unnamed(method)
         return f"{self._creation.class_name}.{method}"
 
     def arguments(
@@ -191,3 +193,8 @@ class Instance:
                 f"ref argument {oid.hex()} is no longer stored: its value expired or was released"
             )
         return self._process.codec.load(oid, blob)
+
+
+def _unnamed(digest: str) -> str:
+    """Return what a function is called of which no name is known (yet)."""
+    return f"task {digest[:8]}"

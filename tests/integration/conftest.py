@@ -6,10 +6,11 @@ import itertools
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
+from fixture_types import RunScript, StartNode
 from leftovers import forget_expiring, shared_memory_files, wait_for_none
 from waiting import wait_until
 
@@ -19,9 +20,6 @@ from celery_actors.session import SessionInfo
 
 LEFT_SECONDS = 10.0
 _STOP_SECONDS = 10.0
-
-RunScript = Callable[..., "subprocess.CompletedProcess[str]"]
-StartNode = Callable[..., "subprocess.Popen[bytes]"]
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import RunScript
+from fixture_types import RunScript
 from waiting import record_of, wait_until
 
 import celery_actors as ray

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import RunScript, StartNode
+from fixture_types import RunScript, StartNode
 from waiting import wait_for_state, wait_until
 
 import celery_actors as ray

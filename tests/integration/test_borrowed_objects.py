@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import StartNode
+from fixture_types import StartNode
 from waiting import wait_for_state, wait_until
 
 import celery_actors as ray

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from conftest import RunScript, StartNode
+from fixture_types import RunScript, StartNode
 from waiting import wait_until
 
 import celery_actors

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import RunScript, StartNode
+from fixture_types import RunScript, StartNode
 from waiting import wait_until
 
 import celery_actors as ray

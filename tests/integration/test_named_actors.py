@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from conftest import RunScript
+from fixture_types import RunScript
 from waiting import wait_for_state, wait_until
 
 import celery_actors as ray

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import RunScript
+from fixture_types import RunScript
 
 pytestmark = pytest.mark.usefixtures("cluster")
 

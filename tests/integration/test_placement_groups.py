@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from conftest import RunScript, StartNode
+from fixture_types import RunScript, StartNode
 from waiting import record_of, wait_for_state, wait_until, wait_until_alive
 
 import celery_actors as ray

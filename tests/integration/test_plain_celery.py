@@ -14,7 +14,7 @@ import pytest
 from celery import Celery
 from celery.app.defaults import DEFAULTS
 from celery.canvas import Signature
-from conftest import StartNode
+from fixture_types import StartNode
 from waiting import wait_for_state, wait_until
 
 import celery_actors as ray

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import StartNode
+from fixture_types import StartNode
 from waiting import wait_until
 
 import celery_actors as ray

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import redis
-from conftest import RunScript, StartNode
+from fixture_types import RunScript, StartNode
 from waiting import record_of, wait_for_state, wait_until
 
 import celery_actors as ray

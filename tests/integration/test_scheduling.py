@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from conftest import StartNode
+from fixture_types import StartNode
 from waiting import record_of, wait_until, wait_until_alive
 
 import celery_actors as ray

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import StartNode
+from fixture_types import StartNode
 from waiting import wait_until
 
 import celery_actors as ray

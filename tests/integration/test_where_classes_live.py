@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import RunScript
+from fixture_types import RunScript
 
 import celery_actors as ray
 from celery_actors.exceptions import SerializationError
