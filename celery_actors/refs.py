@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from celery_actors import serialization
 from celery_actors.client.current import require_process
-from celery_actors.client.objects import Entry
+from celery_actors.client.objects import Entry, ObjectState
 from celery_actors.ids import celery_id, item_of_sequence, split_object_id
 
 if TYPE_CHECKING:
@@ -107,6 +107,8 @@ class ObjectRef(Generic[T_co]):
             record.objects[self._entry.oid] = None
             record.kept.append(self)
         self._entry.escaped = True
+        if self._entry.state is ObjectState.FAILED:
+            require_process().ref_of_failed_leaves(self._entry)
         return _ref_from_id, (self._entry.oid,)
 
     def __del__(self) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from celery_actors.client.creation import kill_actor
 from celery_actors.client.objects import Entry, ObjectState
 from celery_actors.client.outbox import Outbox, PendingCall
-from celery_actors.exceptions import ActorsError, TaskCancelledError, WorkerCrashedError
+from celery_actors.exceptions import TaskCancelledError, WorkerCrashedError
 from celery_actors.ids import actor_hostname, mailbox_name, split_object_id
 from celery_actors.protocol.calls import CallFlag
 from celery_actors.protocol.orders import CancelledCall, Order, OrderKind
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["cancel", "cancel_as_owner", "cancel_children"]
 
+logger = logging.getLogger(__name__)
 
 _WITHDRAWN = TaskCancelledError("the call was cancelled before it ran")
 _KILLED = WorkerCrashedError("the task was cancelled with force=True: its process was killed")
@@ -35,7 +37,7 @@ def cancel(process: Process, entry: Entry, force: bool, recursive: bool) -> None
         return
     caller, task, _ = split_object_id(entry.oid)
     if entry.foreign:
-        process.results.ask_owner_to_cancel(caller, entry.oid)
+        process.results.ask_owner_to_cancel(caller, entry.oid, force, recursive)
         return
     with process.lock:
         tell = _cancel(process, task, force, recursive)
@@ -54,7 +56,7 @@ def _cancel(process: Process, task: int, force: bool, recursive: bool) -> Callab
     if found is None:
         waiting = process.executors.take_waiting(task)
         if waiting is not None:
-            _settle(process, waiting)
+            process.executors.drop(waiting, _WITHDRAWN)
         return lambda: None
     box, call = found
     if force and not process.executors.leases(box.actor):
@@ -66,12 +68,11 @@ def _cancel(process: Process, task: int, force: bool, recursive: bool) -> Callab
         _withdraw(process, box, call)
         return lambda: process.sender.unblock(box)
     call.retries = 0
+    call.cancelled = _KILLED if force else _WITHDRAWN
     if force:
-        call.cancelled = _KILLED
-        _settle(process, call, _KILLED)
+        # It fails once nothing more can be committed: a value that was is the one that counts.
         cause = "the task that it ran was cancelled with force=True"
-        return lambda: kill_actor(process, box.actor, cause)
-    call.cancelled = _WITHDRAWN
+        return lambda: _kill(process, box.actor, cause)
     wanted = CancelledCall(process.caller, task, call.sequence)
     return lambda: _tell(process, box.actor, wanted, recursive)
 
@@ -103,14 +104,15 @@ def _find(process: Process, task: int) -> tuple[Outbox, PendingCall] | None:
     return None
 
 
-def _settle(process: Process, call: PendingCall, error: ActorsError = _WITHDRAWN) -> None:
-    for entry in call.entries:
-        process.objects.settle(entry, ObjectState.FAILED, error=error)
+def _kill(process: Process, executor: bytes, cause: str) -> None:
+    kill_actor(process, executor, cause)
+    process.recovery.check_later(executor.hex())
 
 
 def _withdraw(process: Process, box: Outbox, call: PendingCall) -> None:
     """Empty a call that was not sent; its place in the order must still be taken."""
-    _settle(process, call)
+    for entry in call.entries:
+        process.objects.settle(entry, ObjectState.FAILED, error=_WITHDRAWN)
     process.housekeeping.calls_failed(box, [call])
     call.kept = ()
     if box.is_postponed(call):  # it has no place yet
@@ -147,9 +149,14 @@ def _send(process: Process, actor: bytes, order: Order) -> None:
     process.publish(lambda mailbox: mailbox.cancel(hostname, mailbox_name(actor), order))
 
 
-def cancel_as_owner(process: Process, oid: bytes) -> None:
+def cancel_as_owner(process: Process, oid: bytes, force: bool, recursive: bool) -> None:
     """Another process asks to cancel a call of this one."""
     with process.lock:
         entry = process.objects.entries.get(oid)
-    if entry is not None and not entry.foreign:
-        cancel(process, entry, force=False, recursive=True)
+    if entry is None or entry.foreign:
+        return
+    try:
+        cancel(process, entry, force, recursive)
+    except ValueError as error:  # who asked can't know that it is an actor's call
+        logger.warning("object %s is cancelled without force: %s", oid.hex(), error)
+        cancel(process, entry, force=False, recursive=recursive)

@@ -2,7 +2,8 @@
 
 A task may be on its way to an executor that this process leases, a call may wait here for
 its arguments, or for an actor that has not begun (and that would be cancelled with its
-last holder).  Calls that lie in the mailbox of a running actor need nobody's help.
+last holder).  Calls that lie in the mailbox of a running actor need this process only where
+another one has a ref to their results: should they fail, it is the one to say so.
 """
 
 from __future__ import annotations
@@ -51,7 +52,18 @@ def _unfinished(process: Process) -> bool:
         boxes = [box for box in process.outboxes.values() if _has_calls(box)]
         if any(box.unsent or box.blocked or box.late for box in boxes):
             return True
+        if process.objects.failed:
+            return True
+        awaited = [
+            entry.oid.hex()
+            for box in boxes
+            for call in box.unresolved.values()
+            for entry in call.entries
+            if entry.escaped and entry.pending
+        ]
     try:
+        if awaited and any(process.control.lent(awaited)):
+            return True
         records = [process.control.actor(box.actor.hex()) for box in boxes]
     except redis.RedisError as error:
         logger.debug("looking at actors that have calls of ours: %s", error)

@@ -205,6 +205,9 @@ class Executors:
         if isinstance(error, RuntimeEnvSetupError):  # it would fail for the next one too
             self._give_up(call, error)
             return False
+        if call.cancelled is not None:
+            self._give_up(call, call.cancelled)
+            return False
         if begun and call.retries == 0:
             crashed = WorkerCrashedError(
                 f"the process that ran task {decode_method(call.method)} died and it may not be "
@@ -212,9 +215,6 @@ class Executors:
             )
             crashed.__cause__ = error
             self._give_up(call, crashed)
-            return False
-        if call.cancelled is not None:
-            self._give_up(call, call.cancelled)
             return False
         if begun and call.retries > 0:
             call.retries -= 1
@@ -243,14 +243,14 @@ class Executors:
             if call.cancelled is None:
                 pool.ready.appendleft(call)
             else:  # whether that executor was told in time or not
-                self._drop(call, call.cancelled)
+                self.drop(call, call.cancelled)
         self._dispatch(pool)
 
     def _give_up(self, call: PendingCall, error: ActorsError) -> None:
         for entry in call.entries:
             self._process.objects.settle(entry, ObjectState.FAILED, error=error)
 
-    def _drop(self, call: PendingCall, error: ActorsError) -> None:
+    def drop(self, call: PendingCall, error: ActorsError) -> None:
         """Give up a task that no executor has.  Under the lock."""
         self._give_up(call, error)
         call.kept = ()
@@ -263,7 +263,7 @@ class Executors:
         ready = list(pool.ready)
         pool.ready.clear()
         for call in ready:
-            self._drop(call, error)
+            self.drop(call, error)
 
     # -- leasing -------------------------------------------------------------------------
 

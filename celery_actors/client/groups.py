@@ -180,9 +180,7 @@ class Groups:
             blob = process.codec.encode(entry.oid, value)
         else:
             blob = process.codec.encode_error(entry.oid, error)
-        # Others may have got the ref, and wait for the value.
-        process.results.put(entry.oid, blob)
-        process.results.tell_waiters(entry.oid)
+        process.results.settle({entry.oid: blob})  # others may have the ref, and wait for it
         with process.lock:
             process.objects.settle(entry, ObjectState.READY, blob)
             if entry.refs <= 0:

@@ -257,6 +257,7 @@ class Housekeeping:
             action()
         process.executors.tick(now)
         process.groups.run(now)
+        process.ownership.run()
         self._resend(now)
         self._extend(now)
         self._release_carried()

@@ -129,6 +129,9 @@ class ObjectTable:
         self.dropped: deque[Entry] = deque()
         self.after: deque[Callable[[], None]] = deque()
         """What to do once the lock is free: callbacks of futures, sending what waited."""
+        self.failed: deque[Entry] = deque()
+        """Failed objects of this process whose errors others may ask for (see
+        :mod:`celery_actors.client.ownership`)."""
 
     def add(self, oid: bytes, foreign: bool = False) -> Entry:
         """Return a new entry."""
@@ -149,6 +152,8 @@ class ObjectTable:
         entry.state = state
         entry.blob = blob
         entry.error = error
+        if state is ObjectState.FAILED:
+            self.tell_of_failure(entry)
         if entry.waiters is not None:
             failed = entry.failed
             for waiter in entry.waiters:
@@ -159,6 +164,15 @@ class ObjectTable:
         if entry.on_settled is not None:
             self.after.extend(entry.on_settled)
             entry.on_settled = None
+
+    def tell_of_failure(self, entry: Entry) -> None:
+        """Have the error of a failed object stored, if others may have its ref.
+
+        Done where it fails, and where its ref leaves this process: whichever comes last sees
+        what the other has written first.  Any thread; needs no lock.
+        """
+        if entry.escaped and not entry.foreign and entry.state is ObjectState.FAILED:
+            self.failed.append(entry)
 
     def collect(self) -> list[Entry]:
         """Count dropped refs down; return the entries whose last ref went."""

@@ -29,6 +29,7 @@ from celery_actors.client.mailbox import Mailbox
 from celery_actors.client.modules import Modules
 from celery_actors.client.objects import Entry, ObjectState, ObjectTable
 from celery_actors.client.outbox import Outbox
+from celery_actors.client.ownership import Ownership
 from celery_actors.client.recovery import Recovery
 from celery_actors.client.replies import Replies
 from celery_actors.client.sender import Sender
@@ -154,6 +155,7 @@ class Process:
         self.executors = Executors(self)
         self.groups = Groups(self)
         self.recovery = Recovery(self)
+        self.ownership = Ownership(self)
         self.housekeeping = Housekeeping(self)
         if not keep_listener:
             self.listener = Listener(self)
@@ -196,6 +198,8 @@ class Process:
         self.flush()
         self.lease.close()
         self.listener.close()
+        if not self.leads_job:  # of a job that is over nobody asks
+            self.ownership.store_failures()
         self.sender.express.close()
         with self.mailbox.lock:
             self.mailbox.disconnect()
@@ -277,6 +281,11 @@ class Process:
                 self.objects.settle(entry, ObjectState.STORED)
             return entry
 
+    def ref_of_failed_leaves(self, entry: Entry) -> None:
+        """A ref to a failed object is pickled: whoever gets it learns the error from the store."""
+        self.objects.tell_of_failure(entry)
+        self.listener.wake()
+
     def keep_borrowed(self) -> None:
         """Keep the objects stored whose refs have just come here.
 
@@ -325,8 +334,11 @@ class Process:
             self.sender.express.settle()
 
     def share_all(self) -> None:
-        """This process is about to fork: its child has its handles."""
+        """This process is about to fork: its child has its handles and refs."""
         with self.lock:
+            for entry in self.objects.entries.values():
+                entry.escaped = True
+                self.objects.tell_of_failure(entry)
             for box in self.outboxes.values():
                 box.private = box.private and box.kept is not None  # executors stay this process's
                 if not box.private:
@@ -419,8 +431,10 @@ class Process:
             try:
                 action = after.popleft()
             except IndexError:
-                return
+                break
             action()
+        if self.objects.failed:
+            self.listener.wake()  # the background thread stores their errors
 
     # -- what the listener asks for ----------------------------------------------
 

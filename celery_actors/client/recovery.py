@@ -80,7 +80,7 @@ class Recovery:
         # Actors to look at, by id in hex; added to from any thread (set.add is atomic).
         self._checks: set[str] = set()
         self._ready: set[bytes] = set()
-        self._unwanted: set[bytes] = set()  # objects whose calls others cancel
+        self._unwanted: set[tuple[bytes, bool, bool]] = set()  # objects whose calls others cancel
         self._orphans: dict[bytes, float] = {}
         self._nodes_changed = False
         self._gaps: dict[bytes, int] = {}
@@ -106,8 +106,11 @@ class Recovery:
             process.modules.wanted(text)
         elif kind == b"W":  # a value that was waited for is there
             self._ready.add(bytes.fromhex(text))
+        elif kind == b"A":  # another process waits for an object of this one
+            process.ownership.asked(bytes.fromhex(text))
         elif kind == b"K":  # somebody cancels a call of this process
-            self._unwanted.add(bytes.fromhex(text))
+            oid, _, how = text.partition(":")
+            self._unwanted.add((bytes.fromhex(oid), how[:1] == "1", how[1:] == "1"))
         elif kind == b"F":  # nobody else keeps an object of this process
             process.housekeeping.returned(bytes.fromhex(text))
         elif kind in (b"G", b"M"):  # the actor saw a gap, or can't read this process's ring
@@ -172,7 +175,12 @@ class Recovery:
                         process.dirty[box] = None
             process.flush()
         while self._unwanted:
-            cancel_as_owner(process, self._unwanted.pop())
+            unwanted = self._unwanted.pop()
+            try:
+                cancel_as_owner(process, *unwanted)
+            except _AWAY:
+                self._unwanted.add(unwanted)
+                raise
             acted = True
         while self._ready:
             oid = self._ready.pop()
@@ -343,6 +351,7 @@ class Recovery:
                 self.sync(box)
                 self._checks.add(box.actor.hex())
             self.resolve_foreign(foreign)
+            process.ownership.look_for_waiters()
         except _AWAY as error:
             self._failures += 1
             if self._failures in (1, 10) or self._failures % 100 == 0:

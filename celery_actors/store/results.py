@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from struct import Struct
-from typing import cast
+from typing import Any, cast
 
 import redis
 
@@ -56,6 +56,7 @@ class Results:
         self.ttl_ms = int(ttl * 1000)
         self._lookup = client.register_script(script("lookup"))
         self._unwait = client.register_script(script("unwait"))
+        self._settle = client.register_script(script("settle"))
 
     def block(self, caller: bytes, sequence: int) -> str:
         """Return the key of the hash that holds results of ``sequence``."""
@@ -82,7 +83,10 @@ class Results:
         return cast("list[bytes | None]", pipe.execute())
 
     def fetch_or_wait(self, oid: bytes, caller: str) -> bytes | None:
-        """Return the value, or register ``caller`` to be told when it is there."""
+        """Return the value, or register ``caller`` to be told when it is there.
+
+        The owner is told that its object is waited for (see ``client/ownership.py``).
+        """
         owner, sequence, index = split_object_id(oid)
         value = self._lookup(
             args=[
@@ -92,6 +96,7 @@ class Results:
                 self.channel(caller),
                 oid.hex(),
                 self.ttl_ms,
+                self.channel(owner.hex()),
             ]
         )
         return cast("bytes | None", value)
@@ -123,16 +128,26 @@ class Results:
         pipe.pexpire(key, self.ttl_ms)
         pipe.execute()
 
-    def tell_waiters(self, oid: bytes) -> None:
-        """Tell those who wait for a value that :meth:`put` has stored it."""
-        caller, sequence, index = split_object_id(oid)
-        key, field = self.waiters(caller), cast(str, FIELD.pack(sequence, index))
-        waiting = cast("bytes | None", self._redis.hget(key, field))
-        if waiting:
-            words = waiting.decode().split()
-            for channel, name in zip(words[::2], words[1::2], strict=True):
-                self._redis.publish(channel, f"W{name}")
-            self._redis.hdel(key, field)
+    def settle(self, values: Mapping[bytes, bytes]) -> None:
+        """Store values that no actor commits, unless there is one, and tell who waits for them.
+
+        :param values: stored forms by object id; all are written in one exchange.
+        """
+        arguments: list[Any] = [self.ttl_ms]
+        for oid, value in values.items():
+            caller, sequence, index = split_object_id(oid)
+            arguments += (
+                self.block(caller, sequence),
+                self.waiters(caller),
+                FIELD.pack(sequence, index),
+                value,
+            )
+        self._settle(args=arguments)
+
+    def awaited(self, owner: bytes) -> list[bytes]:
+        """Return the ids of the objects of ``owner`` that others wait for."""
+        fields = cast("list[bytes]", self._redis.hkeys(self.waiters(owner)))
+        return [owner + field for field in fields]
 
     def cancel(self, actor: bytes, call: bytes) -> None:
         """Note that a call is to be cancelled, for a process that can't be told yet.
@@ -149,9 +164,10 @@ class Results:
         """Return the actor's calls that were to be cancelled, as :meth:`cancel` was given them."""
         return cast("set[bytes]", self._redis.smembers(self._cancelled(actor)))
 
-    def ask_owner_to_cancel(self, owner: bytes, oid: bytes) -> None:
+    def ask_owner_to_cancel(self, owner: bytes, oid: bytes, force: bool, recursive: bool) -> None:
         """Ask the process that made a call to cancel it."""
-        self._redis.publish(self.channel(owner.hex()), f"K{oid.hex()}")
+        how = f"{force:d}{recursive:d}"
+        self._redis.publish(self.channel(owner.hex()), f"K{oid.hex()}:{how}")
 
     def _cancelled(self, actor: bytes) -> str:
         return f"{self._prefix}x:{actor.hex()}"
