@@ -14,7 +14,7 @@ from celery_actors.control import amounts
 from celery_actors.generators import ObjectRefGenerator
 from celery_actors.handle import ActorHandle, ActorProxy, actor_id_of, weak_handle
 from celery_actors.ids import mailbox_name
-from celery_actors.refs import ObjectRef
+from celery_actors.refs import ObjectRef, process_for
 from celery_actors.session import init, is_initialized, shutdown
 from celery_actors.worker.context import current_assignment
 
@@ -63,14 +63,14 @@ def get(refs: Any, *, timeout: float | None = None) -> Any:
     if timeout is not None and timeout < 0:
         raise ValueError(f"timeout must not be negative, got {timeout}")
     if isinstance(refs, ObjectRef):
-        value: Any = require_process().values.get([refs.entry], timeout)[0]
+        value: Any = process_for([refs]).values.get([refs.entry], timeout)[0]
         return value
     if not isinstance(refs, (list, tuple)):
         raise TypeError(f"get() takes an ObjectRef or a list of them, not {refs!r:.100}")
     for ref in refs:
         if not isinstance(ref, ObjectRef):
             raise TypeError(f"get() takes ObjectRefs; the list holds {ref!r:.100}")
-    return require_process().values.get([ref.entry for ref in refs], timeout)
+    return process_for(refs).values.get([ref.entry for ref in refs], timeout)
 
 
 def put(value: T) -> ObjectRef[T]:
@@ -124,12 +124,14 @@ def wait(
         raise ValueError(
             f"num_returns must be between 1 and the number of refs ({len(refs)}), not {num_returns}"
         )
-    process = require_process()
+    process = process_for([ref for ref in refs if isinstance(ref, ObjectRef)])
     if any(isinstance(ref, ObjectRefGenerator) for ref in refs):
         ready = _wait_for_any_kind(process, refs, num_returns, timeout)
     else:
         process.values.wait_for([ref.entry for ref in refs], num_returns, timeout)
         ready = [ref for ref in refs if not ref.entry.pending][:num_returns]
+        for ref in ready:
+            ref.entry.refuse_if_ended()
     chosen = set(ready)
     return ready, [ref for ref in refs if ref not in chosen]
 
@@ -164,6 +166,7 @@ def kill(actor: ActorHandle[Any] | ActorProxy[Any], *, no_restart: bool = True) 
     """
     actor_id = actor_id_of(actor)
     process = require_process()
+    process.refuse_former(actor_id)
     process.flush()
     kill_actor(process, actor_id, "it was killed with kill()", no_restart)
 
@@ -214,6 +217,7 @@ def cancel(
         entry = ref.entry
     else:
         raise TypeError(f"cancel() takes an ObjectRef, not {ref!r:.100}")
+    entry.refuse_if_ended()
     cancel_call(require_process(), entry, force, recursive)
 
 

@@ -55,6 +55,7 @@ __all__ = [
     "ReferenceCountingAssertionError",
     "RuntimeEnvSetupError",
     "SerializationError",
+    "SessionEndedError",
     "TamperedError",
     "TaskCancelledError",
     "TaskError",
@@ -77,6 +78,10 @@ class ConfigurationError(ActorsError, ValueError):
 
 class AlreadyInitialized(ActorsError, RuntimeError):
     """``init()`` was called in a program that has a session."""
+
+
+class SessionEndedError(ActorsError, ValueError):
+    """The ref or handle is of a session that ``shutdown()`` has ended."""
 
 
 class InsufficientResources(ActorsError, Shortage):

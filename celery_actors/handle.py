@@ -320,6 +320,7 @@ class ActorHandle(Held[T_co]):
     def __reduce__(self) -> tuple[Any, tuple[bytes, ClassDescription, bool]]:
         process = current_process()
         if process is not None:
+            process.refuse_former(self._celery_actor)
             process.share(self._celery_actor)
         record = serialization.outgoing()
         strong = record is not None and self._celery_hold is not None

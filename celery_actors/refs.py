@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from celery_actors import serialization
-from celery_actors.client.current import require_process
+from celery_actors.client.current import current_process, require_process
 from celery_actors.client.objects import Entry, ObjectState
 from celery_actors.ids import celery_id, item_of_sequence, split_object_id
 
 if TYPE_CHECKING:
     import asyncio
 
-__all__ = ["ObjectRef", "task_id_of"]
+    from celery_actors.client.process import Process
+
+__all__ = ["ObjectRef", "process_for", "task_id_of"]
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -75,7 +77,7 @@ class ObjectRef(Generic[T_co]):
 
     def future(self) -> Future[T_co]:
         """Return a :class:`concurrent.futures.Future` of the value."""
-        return require_process().values.future(self._entry)
+        return process_for([self]).values.future(self._entry)
 
     def as_future(self, _internal: bool = False) -> asyncio.Future[T_co]:
         """Return a future of the running event loop: Ray's older name, use ``await ref``."""
@@ -108,7 +110,7 @@ class ObjectRef(Generic[T_co]):
             record.kept.append(self)
         self._entry.escaped = True
         if self._entry.state is ObjectState.FAILED:
-            require_process().ref_of_failed_leaves(self._entry)
+            process_for([self]).ref_of_failed_leaves(self._entry)
         return _ref_from_id, (self._entry.oid,)
 
     def __del__(self) -> None:
@@ -116,6 +118,17 @@ class ObjectRef(Generic[T_co]):
         entry = getattr(self, "_entry", None)
         if entry is not None:
             entry.dropped_refs.append(entry)
+
+
+def process_for(refs: Sequence[ObjectRef[Any]]) -> Process:
+    """Return this process's client, which is to do something with refs.
+
+    :raises SessionEndedError: there is none, and the refs are of a session that has ended.
+    """
+    if current_process() is None:  # else one would be begun, to say that it doesn't know them
+        for ref in refs:
+            ref.entry.refuse_if_ended()
+    return require_process()
 
 
 def task_id_of(entry: Entry) -> str:

@@ -103,6 +103,7 @@ class _Session:
     """The one session of this process.
 
     :ivar lock: guards the rest; held while a session begins or ends.
+    :ivar former_actors: to which handles were left when sessions of this process ended.
     """
 
     def __init__(self) -> None:
@@ -110,6 +111,7 @@ class _Session:
         self.private: PrivateCluster | None = None
         self.info: SessionInfo | None = None
         self.pid = os.getpid()
+        self.former_actors: set[bytes] = set()
 
 
 _session = _Session()
@@ -214,6 +216,7 @@ def init(
                 private.stop()
             raise
         _session.private, _session.pid = private, os.getpid()
+        process.former_actors = _session.former_actors
         set_process(process)
         try:
             _wait_for_node(process, private)
@@ -431,6 +434,7 @@ def shutdown() -> None:
             return
         private, _session.private = _session.private, None
         _session.info = None
+        _session.former_actors |= {hold.actor for hold in process.holds.all()}
         set_process(None)
         set_assignment(Assignment())
         try:

@@ -26,6 +26,7 @@ def dump_arguments(
     :returns: the pickled ``(args, kwargs)``, and the entries of the refs at top level,
         which are replaced by their values before the method runs.
     :raises SerializationError: an argument can't be pickled.
+    :raises SessionEndedError: one is a ref of a session that has ended.
     """
     if not args and not kwargs:
         return NO_ARGUMENTS, ()
@@ -36,6 +37,7 @@ def dump_arguments(
 
     def replaced(value: Any) -> Any:
         if isinstance(value, ObjectRef):
+            value.entry.refuse_if_ended()
             refs.append(value)
             return RefArgument(len(refs) - 1)
         return value

@@ -221,6 +221,10 @@ def end_job(process: Process, patience: float = 15.0) -> None:
     process.sender.leave_ring()
     process.sender.express.settle()
     process.closed = True  # the background thread begins nothing more
+    with process.lock:
+        entries = process.objects.entries.values()
+        awaited = [entry.oid for entry in entries if entry.foreign and entry.pending]
+    process.end_objects()  # who waits is told now, not once all processes are reaped
     ended = process.control.end_caller(process.caller.hex())
     try:
         order_kills(process, ended.stop)
@@ -241,9 +245,6 @@ def end_job(process: Process, patience: float = 15.0) -> None:
             )
             break
         sleep(0.01)  # the nodes reap; bounded by the deadline above
-    with process.lock:
-        entries = process.objects.entries.values()
-        awaited = [entry.oid for entry in entries if entry.foreign and entry.pending]
     process.results.stop_waiting(awaited, process.caller.hex())
     process.results.forget_caller(process.caller.hex())
     records = process.control.actors(process.job_id)

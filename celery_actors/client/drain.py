@@ -28,20 +28,22 @@ logger = logging.getLogger(__name__)
 _LOOK_EVERY = 0.1
 
 
-def drain(process: Process, before_waiting: Callable[[], object]) -> None:
+def drain(process: Process, before_waiting: Callable[[], object], has_only_cpus: bool) -> None:
     """Wait until this process may end without taking anything along.
 
     :param before_waiting: called once, if there is something to wait for.
+    :param has_only_cpus: of resources, which it gives back while it waits.  Else it does not wait
+        for calls whose results others await: they get ``OwnerDiedError`` for those that fail.
     """
     waited = False
-    while not process.closed and _unfinished(process):
+    while not process.closed and _unfinished(process, has_only_cpus):
         if not waited:
             before_waiting()
             waited = True
         process.listener.wait(Waiter(1), _LOOK_EVERY)
 
 
-def _unfinished(process: Process) -> bool:
+def _unfinished(process: Process, has_only_cpus: bool) -> bool:
     process.flush()
     process.sender.express.settle()
     if process.mailbox.is_behind or process.mailbox.has_postponed:
@@ -59,7 +61,7 @@ def _unfinished(process: Process) -> bool:
             for box in boxes
             for call in box.unresolved.values()
             for entry in call.entries
-            if entry.escaped and entry.pending
+            if has_only_cpus and entry.escaped and entry.pending
         ]
     try:
         if awaited and any(process.control.lent(awaited)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -175,9 +175,7 @@ class Housekeeping:
         if not own:
             return
         process.results.release(own)
-        for oid, blob in own.items():
-            if blob is not None and blob[SIGNATURE_BYTES] & _SPECIAL:
-                self._release_contents(oid, blob)
+        self._release_all_contents(own)
 
     def _give_back(self, garbage: Iterable[Entry]) -> None:
         """Tell the makers of objects that this process no longer keeps them."""
@@ -186,7 +184,19 @@ class Housekeeping:
             if entry.hold is not None:
                 kept.setdefault(entry.hold, []).append(entry.oid.hex())
         for owner, oids in kept.items():
-            self._process.control.give_back(oids, owner)
+            self._give_up(oids, owner)
+
+    def _give_up(self, oids: Iterable[str], owner: str) -> None:
+        """Drop a token's holds on objects; those without a maker are released by who had the last.
+
+        What is inside such an object may be of the same kind: it is released with it.
+        """
+        process = self._process
+        left = [bytes.fromhex(oid) for oid in process.control.give_back(list(oids), owner)]
+        if left:
+            blobs = process.results.fetch(left)
+            process.results.release(left)
+            self._release_all_contents(dict(zip(left, blobs, strict=True)))
 
     def _not_lent(self, lent: dict[bytes, bytes | None]) -> dict[bytes, bytes | None]:
         """Return the objects that nobody keeps; the others are looked at again when told so."""
@@ -204,6 +214,11 @@ class Housekeeping:
         """Nobody else keeps an object of this process any more.  Any thread."""
         self._returned.append(oid)
 
+    def _release_all_contents(self, released: Mapping[bytes, bytes | None]) -> None:
+        for oid, blob in released.items():
+            if blob is not None and blob[SIGNATURE_BYTES] & _SPECIAL:
+                self._release_contents(oid, blob)
+
     def _release_contents(self, oid: bytes, blob: bytes) -> None:
         process = self._process
         try:
@@ -217,7 +232,7 @@ class Housekeeping:
         caller, sequence, index = split_object_id(oid)
         owner = f"{caller.hex()}/o{sequence}.{index}"
         if value.objects:
-            process.control.give_back([inner.hex() for inner in value.objects], owner)
+            self._give_up([inner.hex() for inner in value.objects], owner)
         for actor in value.actors:
             if process.control.release_hold(actor.hex(), owner):
                 process.send_stop(actor)

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 
 from celery_actors.client.broker import LOST
 from celery_actors.client.objects import Waiter
+from celery_actors.exceptions import SessionEndedError
 
 if TYPE_CHECKING:
     from celery_actors.client.process import Process
@@ -37,6 +38,7 @@ _ASIDE = 0.05
 _AFTER_ERROR = 1.0
 _LONGEST_SPIN = 0.001
 _LONG_WAIT = 0.01
+_LEADER_LEAVES = 1.0  # seconds for a thread that reads the sockets to notice that they are closed
 
 # As os.eventfd_write, but it keeps the GIL: the background thread would else take it at once
 # from the thread that submits calls, and send each few in a message of their own.
@@ -88,7 +90,14 @@ class Listener:
         self.wake()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(timeout=10)
-        for number in (self._wakeup, self._leader_wakeup):
+        self.wake_all()
+        # A leader still reads the descriptors; one that runs a callback of the user's keeps them.
+        if not self._reading.acquire(timeout=_LEADER_LEAVES):
+            return
+        numbers = self._wakeup, self._leader_wakeup
+        self._wakeup = self._leader_wakeup = -1  # they may soon name other files
+        self._reading.release()
+        for number in numbers:
             with contextlib.suppress(OSError):
                 os.close(number)
 
@@ -105,9 +114,12 @@ class Listener:
         :param meanwhile: done each time that something has come, with no lock held: it may
             itself wait for something.
         :returns: False when ``timeout`` seconds went by first.
+        :raises SessionEndedError: this process's client was closed meanwhile.
         """
         deadline = None if timeout is None else monotonic() + timeout
         while waiter.remaining > 0:
+            if self._closing:
+                raise SessionEndedError("the session ended (shutdown()) while this thread waited")
             left = None if deadline is None else deadline - monotonic()
             if left is not None and left <= 0:
                 return False

@@ -6,10 +6,11 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
+from copy import copy
 from enum import Enum
 from typing import Any
 
-from celery_actors.exceptions import carried_by_future
+from celery_actors.exceptions import SessionEndedError, carried_by_future
 from celery_actors.protocol.signing import SIGNATURE_BYTES
 from celery_actors.protocol.values import Copy, ValueFlag
 
@@ -103,6 +104,14 @@ class Entry:
             return self.state is ObjectState.FAILED
         return self.state is ObjectState.FAILED or bool(blob[_FLAGS_AT] & _ERROR)
 
+    def refuse_if_ended(self) -> None:
+        """Refuse to use an object of a session that is over.
+
+        :raises SessionEndedError: it is.
+        """
+        if self.state is ObjectState.FAILED and isinstance(self.error, SessionEndedError):
+            raise copy(self.error)
+
     @property
     def in_shared_memory(self) -> bool:
         """Whether its value is known to lie in shared memory."""
@@ -164,6 +173,19 @@ class ObjectTable:
         if entry.on_settled is not None:
             self.after.extend(entry.on_settled)
             entry.on_settled = None
+
+    def end_session(self) -> None:
+        """The session is over: nothing can be got any more, and nobody waits for it."""
+        for entry in self.entries.values():
+            error = SessionEndedError(
+                f"object {entry.oid.hex()} is of a session that has ended: shutdown() was called, "
+                "and with the session its objects went. Call again in the new session, and get "
+                "values before shutdown() that are needed after it"
+            )
+            self.settle(entry, ObjectState.FAILED, error=error)
+            entry.state, entry.error = ObjectState.FAILED, error  # also of what was there
+            entry.blob = entry.copy = None
+        self.failed.clear()
 
     def tell_of_failure(self, entry: Entry) -> None:
         """Have the error of a failed object stored, if others may have its ref.

@@ -291,6 +291,10 @@ class Outbox:
     def _progressed(self) -> None:
         self._resend_pause, self.resends = _RESEND_FIRST, 0
         self.next_resend = monotonic() + _RESEND_FIRST if self.unresolved else 0.0
+        self.let_callers_go()
+
+    def let_callers_go(self) -> None:
+        """Wake those who wait for room in the window of unresolved calls."""
         waiters, self.window_waiters = self.window_waiters, []
         for waiter in waiters:
             waiter.count_down()

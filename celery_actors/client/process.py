@@ -13,6 +13,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any, cast
 
 from celery_actors.client.broker import LOST, Broker, explain_amqp
@@ -38,7 +39,7 @@ from celery_actors.client.streams import Streams
 from celery_actors.client.values import Values
 from celery_actors.config import Settings
 from celery_actors.control import Control
-from celery_actors.exceptions import TamperedError
+from celery_actors.exceptions import SessionEndedError, TamperedError
 from celery_actors.ids import NO_INCARNATION, mailbox_name, object_id
 from celery_actors.protocol.orders import Order, OrderKind
 from celery_actors.protocol.signing import Signer
@@ -142,6 +143,8 @@ class Process:
         """Set in actor processes: gives the CPU back while a call waits in ``get``."""
         self.on_shared: Callable[[], None] = lambda: None
         """Set in actor processes: others than its creator, or it itself, may call that actor."""
+        self.former_actors: AbstractSet[bytes] = frozenset()
+        """Actors to which the program's earlier sessions had handles, which it may still have."""
         self.parent_task: Callable[[], bytes | None] = lambda: None
         """Set in actor processes: says which call, by its task id, makes a call."""
 
@@ -197,6 +200,8 @@ class Process:
             self.sender.leave_ring()
         self.flush()
         self.lease.close()
+        if self.leads_job:
+            self.end_objects()
         self.listener.close()
         if not self.leads_job:  # of a job that is over nobody asks
             self.ownership.store_failures()
@@ -281,8 +286,21 @@ class Process:
                 self.objects.settle(entry, ObjectState.STORED)
             return entry
 
+    def end_objects(self) -> None:
+        """The session ends: whoever waits for something here is told, and nobody begins to."""
+        with self.lock:
+            self.objects.end_session()
+            for box in self.outboxes.values():
+                box.let_callers_go()
+        self.run_after()
+        self.listener.wake_all()
+
     def ref_of_failed_leaves(self, entry: Entry) -> None:
-        """A ref to a failed object is pickled: whoever gets it learns the error from the store."""
+        """A ref to a failed object is pickled: whoever gets it learns the error from the store.
+
+        :raises SessionEndedError: the object was of a session that is over.
+        """
+        entry.refuse_if_ended()
         self.objects.tell_of_failure(entry)
         self.listener.wake()
 
@@ -477,6 +495,20 @@ class Process:
             return None
         with self.lock:
             return self.holds.add(actor, owner)
+
+    def refuse_former(self, actor: bytes) -> None:
+        """Refuse to use an actor that an earlier session of this program took along.
+
+        :raises SessionEndedError: it did.
+        """
+        if actor not in self.former_actors:
+            return
+        record = self.control.actor(actor.hex())
+        if record is None or record.state == "DEAD":
+            raise SessionEndedError(
+                f"actor {actor.hex()} is of a session that has ended: shutdown() was called, and "
+                "with the session its actors went (but detached ones). Create it again"
+            )
 
     def admit(self, source: str, actors: Sequence[bytes]) -> list[Hold]:
         """Take over the holds of a call's handles: from the call to this process."""

@@ -257,6 +257,7 @@ class Recovery:
                     f"(caller {oid[:CALLER_BYTES].hex()}) is gone and the call never ran"
                 )
                 process.objects.settle(entry, ObjectState.FAILED, error=error)
+            process.results.stop_waiting([oid], process.caller.hex())
         return bool(due)
 
     # -- actors --------------------------------------------------------------------

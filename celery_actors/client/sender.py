@@ -17,7 +17,7 @@ from celery_actors.client.broker import LOST
 from celery_actors.client.express import Express
 from celery_actors.client.objects import Entry, ObjectState, Waiter
 from celery_actors.client.outbox import Outbox, PendingCall
-from celery_actors.exceptions import PendingCallsLimitExceeded
+from celery_actors.exceptions import PendingCallsLimitExceeded, SessionEndedError
 from celery_actors.ids import call_owner, object_id
 from celery_actors.protocol.calls import CallFlag, encode_calls, encode_method
 from celery_actors.protocol.payload import encode_body, encode_stored
@@ -215,7 +215,10 @@ class Sender:
         """Wait while too many calls to the actor are unresolved (back-pressure)."""
         settings = self._p.settings
         box = self._p.outboxes.get(actor)
-        if box is None or box.dead is not None:
+        if box is None:
+            self._p.refuse_former(actor)
+            return
+        if box.dead is not None:
             return
         if limit > 0 and len(box.unresolved) + len(box.late) >= limit:
             raise PendingCallsLimitExceeded(
@@ -237,6 +240,8 @@ class Sender:
             share = _REOPEN
             if actor == self._p.actor_id or asyncio._get_running_loop() is not None:
                 return
+            if self._p.closed:
+                raise SessionEndedError(f"call {method!r}: shutdown() has ended the session")
             waiter = Waiter(1)
             with self._p.lock:
                 box.window_waiters.append(waiter)

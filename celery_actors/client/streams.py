@@ -110,6 +110,7 @@ class Stream:
     def _look(self) -> Entry | None:
         """Return the entry of the next value, pending if it may still come; ``None``: none
         will."""
+        self.end.refuse_if_ended()
         process, index = self._process, self._next
         with process.lock:
             entry = self._items.get(index)

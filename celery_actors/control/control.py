@@ -359,9 +359,12 @@ class Control:
         """Keep objects of other processes stored; False: the owner has ended."""
         return self._holds.borrow(objects, owner)
 
-    def give_back(self, objects: Sequence[str], owner: str) -> None:
-        """Drop what :meth:`borrow` wrote; who made them is told where nobody else has a hold."""
-        self._holds.give_back(objects, owner)
+    def give_back(self, objects: Sequence[str], owner: str) -> list[str]:
+        """Drop what :meth:`borrow` wrote; who made them is told where nobody else has a hold.
+
+        :returns: those that nobody keeps and whose maker has ended: they are to be released here.
+        """
+        return self._holds.give_back(objects, owner)
 
     def lent(self, objects: Sequence[str]) -> list[bool]:
         """Return for each object whether other processes or objects keep it."""

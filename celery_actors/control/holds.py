@@ -39,9 +39,9 @@ class Holds:
         """See :meth:`Control.borrow`."""
         return bool(self._scripts.run("borrow", _checked(owner), *objects))
 
-    def give_back(self, objects: Sequence[str], owner: str) -> None:
+    def give_back(self, objects: Sequence[str], owner: str) -> list[str]:
         """See :meth:`Control.give_back`."""
-        self._scripts.run("give_back", _checked(owner), *objects)
+        return texts(self._scripts.run("give_back", _checked(owner), *objects))
 
     def lent(self, objects: Sequence[str]) -> list[bool]:
         """See :meth:`Control.lent`."""

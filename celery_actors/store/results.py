@@ -8,7 +8,7 @@ extension by somebody who still holds refs.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -223,18 +223,36 @@ class Results:
         """Drop the cursor of a caller that is gone."""
         self._redis.hdel(self.cursors(actor), caller)
 
+    def forget_unkept(self, caller: str, kept: Callable[[Sequence[bytes]], Sequence[bool]]) -> None:
+        """Delete the values of a caller that is gone, but those that others have refs to.
+
+        The others go with their last ref, and those whose holders vanish after ``result_ttl``.
+
+        :param kept: says of each object whether others keep it.
+        """
+        owner = bytes.fromhex(caller)
+        for key in self._redis.scan_iter(match=f"{self._prefix}r:{caller}:*", count=1000):
+            oids = [owner + field for field in cast("list[bytes]", self._redis.hkeys(key))]
+            self.release(
+                [oid for oid, is_kept in zip(oids, kept(oids), strict=True) if not is_kept]
+            )
+        self._delete(f"{self._prefix}s:{caller}:*")
+
     def forget_caller(self, caller: str) -> int:
         """Delete every value of a caller that is gone; returns how many hashes.
 
         Walks the keys of this cluster's prefix in the background (SCAN): used only when a
         process ended without saying so, and at the end of a job.
         """
-        gone = 0
-        for pattern in (
+        return self._delete(
             f"{self._prefix}r:{caller}:*",
             f"{self._prefix}s:{caller}:*",
             f"{self._prefix}w:{caller}",
-        ):
+        )
+
+    def _delete(self, *patterns: str) -> int:
+        gone = 0
+        for pattern in patterns:
             keys = list(self._redis.scan_iter(match=pattern, count=1000))
             if keys:
                 self._redis.unlink(*keys)

@@ -50,7 +50,8 @@ class Janitor:
             self.node_is_gone(node_id, "its node was lost (it did not renew its lease)")
         for caller_id in expired.callers:
             logger.warning("driver %s did not renew its lease: its job ends", caller_id)
-            self.caller_ended(caller_id)
+            self._settle(self._control.end_caller(caller_id))
+            self._results.forget_caller(caller_id)
         for caller_id in self._control.lingering_callers():
             self._settle(self._control.end_caller(caller_id))
         self._postman.starts(self._control.sweep_unstarted())
@@ -58,9 +59,11 @@ class Janitor:
         self._sweep_shared_memory()
 
     def caller_ended(self, caller_id: str) -> None:
-        """A process is gone, or its lease is over."""
+        """An actor's process is gone: of its values those stay to which others have refs."""
         self._settle(self._control.end_caller(caller_id))
-        self._results.forget_caller(caller_id)
+        self._results.forget_unkept(
+            caller_id, lambda oids: self._control.lent([oid.hex() for oid in oids])
+        )
 
     def node_is_gone(self, node_id: str, cause: str) -> None:
         """A node left, or its lease is over."""

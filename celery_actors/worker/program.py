@@ -240,7 +240,7 @@ class ActorProcess:
                 self._shut_down_instance()
             run_exit_handlers(self._instance.drop)
         if crash is None and self._process.started:
-            drain(self._process, self._give_cpu_back)
+            drain(self._process, self._give_cpu_back, self._launch.resources.keys() <= {"CPU"})
         over()
         return crash or (0 if self._why is not None else _EXIT_CONSTRUCTOR)
 

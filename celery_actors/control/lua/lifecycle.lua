@@ -109,13 +109,24 @@ local function settled(caller, sequence, destination)
   return is_finished(destination, caller, sequence)
 end
 
+-- Does the hold belong to a stored value of the owner's that others still have refs to? It stays, as
+-- the value does: whoever releases that drops it. (Sequences of what generators yield are too large
+-- for Lua's numbers.)
+local function of_kept_value(owner, rest)
+  local sequence, index = string.match(rest, '^o(%d+)%.(%d+)$')
+  if not sequence or #sequence > 15 then return false end
+  return call('EXISTS', key.holds(string.format('x%s%016x%04x', owner, sequence, index))) == 1
+end
+
 -- Drops those of the owner's holds of which `is_over(owner, sequence, destination)` is true; the last
 -- two are nil for a hold that is not of a handle inside a call.
 local function drop_owned(owner, is_over)
   for _, entry in ipairs(call('SMEMBERS', key.owned(owner))) do
     local id, rest = split_entry(entry)
     local sequence, destination = string.match(rest, '^c(%d+):(%x+)$')
-    if string.sub(id, 1, 1) == 'x' then
+    if of_kept_value(owner, rest) then
+      -- It stays.
+    elseif string.sub(id, 1, 1) == 'x' then
       if is_over(owner, sequence, destination) then drop_borrow(id, owner, rest) end
     elseif is_over(owner, sequence, destination) then
       drop_hold(id, owner, rest)
