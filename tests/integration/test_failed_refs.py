@@ -319,10 +319,13 @@ def test_a_forked_child_is_told_of_what_it_inherited() -> None:
         try:
             ray.get(ref, timeout=LIMIT)
         except BaseException as error:  # noqa: BLE001 - the parent looks at it
-            os.write(writing, type(error).__name__.encode())
+            caller = require_process().caller.hex()
+            os.write(writing, f"{type(error).__name__} {caller}".encode())
         os._exit(0)
     ray.kill(actor)
     os.waitpid(child, 0)
     os.close(writing)
     with os.fdopen(reading, "rb") as pipe:
-        assert pipe.read() == b"ActorDiedError"
+        told, caller = pipe.read().decode().split()
+    assert told == "ActorDiedError"
+    require_process().control.end_caller(caller)  # at once, not when its lease has ended
