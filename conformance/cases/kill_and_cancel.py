@@ -533,3 +533,60 @@ def actor_module(ray):
     actor = submodule(ray, "actor")
     assert callable(actor.exit_actor)
     assert isinstance(actor.ActorHandle, type)
+
+
+def _outcome_of(ray):
+    @ray.remote(num_cpus=0)
+    def outcome(refs):
+        try:
+            ray.get(refs[0], timeout=20)
+        except Exception as error:
+            return type(error).__name__
+        return "a value"
+
+    return outcome
+
+
+@case("kill() makes the call raise ActorDiedError also in a task that got its ref in a list")
+def kill_told_to_others(ray):
+    worker, outcome = _worker(ray).remote(), _outcome_of(ray)
+    ref = worker.work.remote(60)
+    before = outcome.remote([ref])
+    time.sleep(1)
+    ray.kill(worker)
+    assert ray.get(before, timeout=30) == "ActorDiedError"
+    assert ray.get(outcome.remote([ref]), timeout=30) == "ActorDiedError"
+
+
+@case("A task that is cancelled before it runs raises also in a task that got its ref in a list")
+def cancel_told_to_others(ray):
+    outcome = _outcome_of(ray)
+
+    @ray.remote(num_cpus=0)
+    def late(_):
+        pass
+
+    worker = _worker(ray).remote()
+    ref = late.remote(worker.work.remote(30))
+    before = outcome.remote([ref])
+    time.sleep(1)
+    ray.cancel(ref)
+    assert ray.get(before, timeout=30) == "TaskCancelledError"
+    ray.kill(worker)
+
+
+@case("cancel() works on a ref that came inside a value from the task that made the call")
+def cancel_borrowed(ray):
+    @ray.remote(num_cpus=0)
+    def sleeps():
+        time.sleep(60)
+
+    @ray.remote(num_cpus=0)
+    def starts():
+        return [sleeps.remote()]
+
+    ref = ray.get(starts.remote(), timeout=20)[0]
+    time.sleep(1)
+    ray.cancel(ref)
+    with raises(ray.exceptions.TaskCancelledError):
+        ray.get(ref, timeout=20)

@@ -266,3 +266,18 @@ def globals_are_copied(ray):
     assert ray.get(read.remote()) == 1
     box["value"] = 2
     assert ray.get(read.remote()) == 1
+
+
+@case("What a task put, and what it called, can be got long after the task has ended")
+def objects_of_a_task_that_is_over(ray):
+    @ray.remote(num_cpus=0)
+    def one():
+        return 1
+
+    @ray.remote(num_cpus=0)
+    def makes():
+        return [ray.put("put"), one.remote()]
+
+    refs = ray.get(makes.remote(), timeout=20)
+    time.sleep(3)  # its process is given back by now
+    assert ray.get(refs, timeout=20) == ["put", 1]

@@ -192,3 +192,27 @@ time.sleep(2)
 def version(ray):
     assert isinstance(ray.__version__, str)
     assert ray.__version__[0].isdigit()
+
+
+@case("A ref of a session that has ended raises an error in get() and wait(), at once")
+def ref_of_an_ended_session(ray):
+    said = run_driver(
+        ray,
+        """
+@ray.remote
+def one():
+    return 1
+ray.init(log_to_driver=False)
+ref = one.remote()
+ray.get(ref)
+ray.shutdown()
+ray.init(log_to_driver=False)
+for use in (lambda: ray.get(ref, timeout=10), lambda: ray.wait([ref], timeout=10)):
+    try:
+        use()
+    except ValueError:
+        print("ValueError")
+print(ray.get(one.remote()))
+""",
+    )
+    assert said.split() == ["ValueError", "ValueError", "1"]

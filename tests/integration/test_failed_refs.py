@@ -258,7 +258,7 @@ def test_objects_outlive_the_task_that_made_them(tmp_path: Path) -> None:
     stored = [ref.binary() for ref in (made, called, nested, inside)]
     del made, called, nested, inside
     wait_until(lambda: not any(map(is_stored, stored)), "the release by the last that had a ref")
-    weak = ray.ActorHandle(worker._actor, worker._description, None)
+    weak = ray.ActorHandle(worker._celery_actor, worker._celery_description, None)
     del worker
     wait_for_state(weak, "DEAD")
 
