@@ -11,7 +11,7 @@ import redis
 
 from celery_actors.client.objects import ObjectState, ObjectTable
 from celery_actors.client.ownership import Ownership
-from celery_actors.exceptions import ActorDiedError, SessionEndedError
+from celery_actors.exceptions import ActorDiedError, ObjectLostError, SessionEndedError
 from celery_actors.ids import object_id
 from celery_actors.protocol.signing import Signer
 from celery_actors.store.codec import Codec
@@ -115,17 +115,27 @@ def test_a_value_that_was_committed_stays(process: Any) -> None:
 
 
 def test_what_could_not_be_stored_is_stored_later(process: Any) -> None:
-    failed, asked = process.objects.add(object_id(CALLER, 1)), object_id(CALLER, 9)
+    failed = process.objects.add(object_id(CALLER, 1))
     failed.escaped = True
     process.objects.settle(failed, ObjectState.FAILED, error=DIED)
+    away_at_first(process)
+    assert stored_error(process, failed.oid) is ActorDiedError
+
+
+def test_who_could_not_be_answered_is_answered_later(process: Any) -> None:
+    asked = object_id(CALLER, 9)
     process.ownership.asked(asked)
+    away_at_first(process)
+    assert stored_error(process, asked) is ObjectLostError
+
+
+def away_at_first(process: Any) -> None:
     process.results.is_away = True
     for _ in range(2):
         with pytest.raises(redis.ConnectionError):
             process.ownership.run()
     process.results.is_away = False
     process.ownership.run()
-    assert set(process.results.values) == {failed.oid, asked}
 
 
 def test_the_end_of_a_session_settles_all(process: Any) -> None:
