@@ -63,7 +63,7 @@ def get(refs: Any, *, timeout: float | None = None) -> Any:
     if timeout is not None and timeout < 0:
         raise ValueError(f"timeout must not be negative, got {timeout}")
     if isinstance(refs, ObjectRef):
-        value: Any = process_for([refs]).values.get([refs.entry], timeout)[0]
+        value: Any = process_for((refs,)).values.get([refs.entry], timeout)[0]
         return value
     if not isinstance(refs, (list, tuple)):
         raise TypeError(f"get() takes an ObjectRef or a list of them, not {refs!r:.100}")

@@ -125,7 +125,10 @@ def process_for(refs: Sequence[ObjectRef[Any]]) -> Process:
 
     :raises SessionEndedError: there is none, and the refs are of a session that has ended.
     """
-    if current_process() is None:  # else one would be begun, to say that it doesn't know them
+    process = current_process()
+    if process is not None and process.started:
+        return process
+    if process is None:  # else one would be begun, to say that it doesn't know them
         for ref in refs:
             ref.entry.refuse_if_ended()
     return require_process()

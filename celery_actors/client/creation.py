@@ -165,12 +165,21 @@ def provide_when_ready(
             died.__cause__ = error
             with process.lock:
                 process.housekeeping.calls_failed(box, box.fail(died))
+            _give_up(process, actor, str(error))
         else:
             let_calls_go(process, actor)
 
     with process.lock:
         process.objects.when_settled(arguments, go)
     process.run_after()
+
+
+def _give_up(process: Process, actor: bytes, why: str) -> None:
+    """Make an actor dead that can't begin: others may have handles to it, and wait."""
+    try:
+        kill_actor(process, actor, f"it could not be created: {why}")
+    except (ActorsError, redis.RedisError) as error:
+        logger.warning("actor %s waits for its arguments for ever: %s", actor.hex(), error)
 
 
 def let_calls_go(process: Process, actor: bytes) -> None:

@@ -18,6 +18,8 @@ from collections.abc import Iterable
 from itertools import islice
 from typing import TYPE_CHECKING
 
+import redis
+
 from celery_actors.client.objects import Entry, ObjectState
 from celery_actors.exceptions import ObjectLostError
 
@@ -87,9 +89,17 @@ class Ownership:
         stored = process.results.fetch([oid for oid, _ in settled])
         values: dict[bytes, bytes] = {}
         for (oid, known), blob in zip(settled, stored, strict=True):
-            # Once more where it is stored: who asked may have looked just before.
-            values[oid] = blob or known or process.codec.encode_error(oid, _lost(oid))
+            if blob is None:  # else who asked was told when it was stored
+                values[oid] = known or process.codec.encode_error(oid, _lost(oid))
         process.results.settle(values)
+
+    def leave(self) -> None:
+        """This process ends: store what is left to be stored, if Redis is there."""
+        try:
+            self.store_failures()
+        except redis.RedisError as error:
+            count = len(self._process.objects.failed)
+            logger.warning("the errors of %d calls were not stored for others: %s", count, error)
 
     def store_failures(self) -> None:
         """Store the errors of objects that failed and whose refs have left this process.

@@ -204,7 +204,7 @@ class Process:
             self.end_objects()
         self.listener.close()
         if not self.leads_job:  # of a job that is over nobody asks
-            self.ownership.store_failures()
+            self.ownership.leave()
         self.sender.express.close()
         with self.mailbox.lock:
             self.mailbox.disconnect()
