@@ -91,7 +91,8 @@ class Ownership:
         for (oid, known), blob in zip(settled, stored, strict=True):
             if blob is None:  # else who asked was told when it was stored
                 values[oid] = known or process.codec.encode_error(oid, _lost(oid))
-        process.results.settle(values)
+        if values:
+            process.results.settle(values)
 
     def leave(self) -> None:
         """This process ends: store what is left to be stored, if Redis is there."""
