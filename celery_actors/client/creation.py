@@ -179,7 +179,10 @@ def _give_up(process: Process, actor: bytes, why: str) -> None:
     try:
         kill_actor(process, actor, f"it could not be created: {why}")
     except (ActorsError, redis.RedisError) as error:
-        logger.warning("actor %s waits for its arguments for ever: %s", actor.hex(), error)
+        if not is_outage(error):
+            logger.warning("actor %s can't be made dead: %s", actor.hex(), error)
+            return
+        process.housekeeping.try_again(lambda: _give_up(process, actor, why))
 
 
 def let_calls_go(process: Process, actor: bytes) -> None:

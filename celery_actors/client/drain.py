@@ -1,9 +1,10 @@
 """Before a process ends of itself: what it has submitted and nobody else can see through.
 
-A task may be on its way to an executor that this process leases, a call may wait here for
-its arguments, or for an actor that has not begun (and that would be cancelled with its
-last holder).  Calls that lie in the mailbox of a running actor need this process only where
-another one has a ref to their results: should they fail, it is the one to say so.
+A task may be on its way to an executor that this process leases, a call may wait here for its
+arguments, or for an actor that has not begun (and that would be cancelled with its last holder), and
+an actor may still wait for the arguments of its constructor.  Calls that lie in the mailbox of a
+running actor need this process only where another one has a ref to their results: should they
+fail, it is the one to say so.
 """
 
 from __future__ import annotations
@@ -54,7 +55,8 @@ def _unfinished(process: Process, has_only_cpus: bool) -> bool:
         boxes = [box for box in process.outboxes.values() if _has_calls(box)]
         if any(box.unsent or box.blocked or box.late for box in boxes):
             return True
-        if process.objects.failed:
+        creates = any(not box.ready and box.dead is None for box in process.outboxes.values())
+        if creates or process.objects.failed:
             return True
         awaited = [
             entry.oid.hex()
@@ -64,13 +66,12 @@ def _unfinished(process: Process, has_only_cpus: bool) -> bool:
             if has_only_cpus and entry.escaped and entry.pending
         ]
     try:
-        if awaited and any(process.control.lent(awaited)):
-            return True
         records = [process.control.actor(box.actor.hex()) for box in boxes]
+        lent = process.control.lent(awaited) if awaited else []
     except redis.RedisError as error:
         logger.debug("looking at actors that have calls of ours: %s", error)
         return True
-    return any(record and record.waits for record in records)
+    return any(lent) or any(record and record.waits for record in records)
 
 
 def _has_calls(box: Outbox) -> bool:

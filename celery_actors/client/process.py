@@ -69,7 +69,10 @@ class Process:
     :ivar lock: guards the tables of objects, outboxes, holds and executors and everything
         in them.  Held for short stretches of Python only: never across I/O, never while
         waiting.  Taken after ``mailbox.lock`` where both are needed, never before it.
+    :ivar former_actors: to which the program's earlier sessions had handles, and it may still.
     """
+
+    former_actors: AbstractSet[bytes] = frozenset()
 
     def __init__(
         self,
@@ -143,8 +146,6 @@ class Process:
         """Set in actor processes: gives the CPU back while a call waits in ``get``."""
         self.on_shared: Callable[[], None] = lambda: None
         """Set in actor processes: others than its creator, or it itself, may call that actor."""
-        self.former_actors: AbstractSet[bytes] = frozenset()
-        """Actors to which the program's earlier sessions had handles, which it may still have."""
         self.parent_task: Callable[[], bytes | None] = lambda: None
         """Set in actor processes: says which call, by its task id, makes a call."""
 

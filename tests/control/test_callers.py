@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -71,6 +72,31 @@ def test_the_end_of_a_caller_stops_what_only_it_held(
     assert heard() == []
     assert cluster.control.lingering_callers() == []
     assert not {key for key in cluster.all_keys() if caller in key}
+
+
+def test_an_actor_whose_arguments_will_never_come_is_dead(cluster: Cluster) -> None:
+    """Others may have handles to it, and wait."""
+    creator, other = cluster.caller(), cluster.caller()
+    spec = replace(cluster.spec(caller=creator), blob=None)
+    cluster.create(spec)
+    assert cluster.control.hold(spec.actor_id, f"{other}/p1")
+    ended = cluster.control.end_caller(creator)
+    assert ended.cancelled == (spec.actor_id,)
+    assert cluster.state(spec.actor_id) == "DEAD"
+    assert "its creator ended" in (cluster.record(spec.actor_id).cause or "")
+
+
+def test_what_is_inside_a_value_stays_while_others_keep_the_value(cluster: Cluster) -> None:
+    owner, other = cluster.caller(), cluster.caller()
+    outer, inner = f"{owner}{1:016x}{0:04x}", f"{other}{2:016x}{0:04x}"
+    cluster.control.borrow([inner], f"{owner}/o1.0")
+    cluster.control.borrow([outer], f"{other}/p1")
+    cluster.control.end_caller(owner)
+    assert cluster.control.lent([inner]) == [True]
+    assert cluster.control.give_back([outer], f"{other}/p1") == [outer], "nobody else is left to"
+    assert cluster.control.give_back([inner], f"{owner}/o1.0") == [], "its maker lives"
+    assert cluster.control.lent([inner]) == [False]
+    assert cluster.control.lingering_callers() == ()
 
 
 def test_handles_in_queued_calls_outlive_their_caller_until_the_call_has_run(

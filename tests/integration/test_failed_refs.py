@@ -91,8 +91,7 @@ def count_ready(refs: list[Any], began: str) -> int:
 
 @ray.remote(num_cpus=0, max_retries=0)
 def dies_when(path: str) -> None:
-    while not Path(path).exists():
-        time.sleep(0.01)
+    sleep_until(path)
     os._exit(1)
 
 
@@ -175,8 +174,7 @@ def test_a_task_that_was_cancelled_before_it_had_a_process(tmp_path: Path) -> No
 
 @ray.remote(num_cpus=0)
 def sleep_cpus(path: str) -> None:
-    while not Path(path).exists():
-        time.sleep(0.01)
+    sleep_until(path)
 
 
 def test_a_ref_that_leaves_after_its_call_has_failed() -> None:
@@ -261,6 +259,58 @@ def test_objects_outlive_the_task_that_made_them(tmp_path: Path) -> None:
     weak = ray.ActorHandle(worker._celery_actor, worker._celery_description, None)
     del worker
     wait_for_state(weak, "DEAD")
+
+
+@ray.remote
+class Named:
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def get(self) -> str:
+        return self.name
+
+
+@ray.remote(num_cpus=0)
+def creates(refs: list[Any]) -> Any:
+    return Named.remote(refs[0])
+
+
+@ray.remote
+class Creator:
+    def create(self, refs: list[Any]) -> list[Any]:
+        self.mine = Named.remote(refs[0])
+        return [self.mine]
+
+
+@ray.remote(num_cpus=0)
+def name_when(path: str) -> str:
+    sleep_until(path)
+    return "late"
+
+
+def sleep_until(path: str) -> None:
+    while not Path(path).exists():
+        time.sleep(0.01)
+
+
+def test_an_actor_whose_creator_is_over_before_its_arguments_come(tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    named = ray.get(creates.remote([name_when.remote(str(gate))]))
+    called = named.get.remote()
+    # Its creator's executor has nothing to do for longer than it is kept without tasks.
+    assert ray.wait([called], timeout=2.5)[0] == []
+    gate.touch()
+    assert ray.get(called, timeout=LIMIT) == "late"
+
+
+def test_an_actor_whose_creator_was_killed_before_its_arguments_came(tmp_path: Path) -> None:
+    creator, gate = Creator.remote(), tmp_path / "gate"
+    named = ray.get(creator.create.remote([name_when.remote(str(gate))]))[0]
+    called = named.get.remote()
+    ray.kill(creator)
+    with pytest.raises(ActorDiedError, match="its creator ended"):
+        ray.get(called, timeout=LIMIT)
+    gate.touch()
 
 
 def test_the_owner_was_killed() -> None:

@@ -131,7 +131,12 @@ local function drop_owned(owner, is_over)
     elseif is_over(owner, sequence, destination) then
       drop_hold(id, owner, rest)
       local actor = read_actor(id)
-      if actor and unheld(actor) and not actor.stopping then stop_unheld(actor) end
+      if actor and actor.state == 'UNREADY' and actor.caller == owner then
+        die(actor, 'its creator ended before the arguments of its constructor were there')
+        add(out.cancelled, id)
+      elseif actor and unheld(actor) and not actor.stopping then
+        stop_unheld(actor)
+      end
     end
   end
 end
