@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from celery_actors import flat
-from celery_actors.exceptions import SerializationError
+from celery_actors.exceptions import SerializationError, SessionEndedError
 from celery_actors.flat import Frame
 from celery_actors.pickler import (
     Pickler,
@@ -119,7 +119,7 @@ def _dump(value: Any, dumped: Dumped, what: Callable[[], str], in_band: bool) ->
     aside = None if in_band else buffers.append
     try:
         Pickler(stream, protocol=5, buffer_callback=aside).dump(value)
-    except SerializationError:  # of a value within it, which a ``__reduce__`` put
+    except (SerializationError, SessionEndedError):  # of a value within it; of an old ref
         raise
     except (pickle.PicklingError, TypeError, AttributeError, ValueError, RecursionError) as error:
         raise _explained(value, what, error) from error

@@ -1,9 +1,9 @@
 """Before a process ends of itself: what it has submitted and nobody else can see through.
 
 A task may be on its way to an executor that this process leases, a call may wait here for its
-arguments, or for an actor that has not begun (and that would be cancelled with its last holder), and
-an actor may still wait for the arguments of its constructor.  Calls that lie in the mailbox of a
-running actor need this process only where another one has a ref to their results: should they
+arguments, or for an actor that has not begun (and that would be cancelled with its last holder),
+and an actor may still wait for the arguments of its constructor.  Calls that lie in the mailbox of
+a running actor need this process only where another one has a ref to their results: should they
 fail, it is the one to say so.
 """
 

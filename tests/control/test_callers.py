@@ -96,7 +96,7 @@ def test_what_is_inside_a_value_stays_while_others_keep_the_value(cluster: Clust
     assert cluster.control.give_back([outer], f"{other}/p1") == [outer], "nobody else is left to"
     assert cluster.control.give_back([inner], f"{owner}/o1.0") == [], "its maker lives"
     assert cluster.control.lent([inner]) == [False]
-    assert cluster.control.lingering_callers() == ()
+    assert not cluster.control.lingering_callers()
 
 
 def test_handles_in_queued_calls_outlive_their_caller_until_the_call_has_run(
