@@ -185,6 +185,12 @@ def test_what_a_task_started_lives_until_its_executor_ends(place: Any) -> None:
     wait_gone([pid], SECONDS, "what a task started")
 
 
+def test_the_fork_server_becomes_the_parent_of_a_daemon(place: Any) -> None:
+    _, actor = place
+    pid, started = ray.get([actor.pid.remote(), actor.start_daemon.remote()])
+    assert psutil.Process(started).ppid() == server_of(pid)
+
+
 def test_a_daemon_that_ends_before_its_actor_is_reaped(place: Any) -> None:
     _, actor = place
     pids = ray.get([actor.start_daemon_that_ends.remote() for _ in range(5)])
