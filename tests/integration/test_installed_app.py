@@ -97,7 +97,7 @@ def queue(brokers: PrivateCluster, tmp_path_factory: pytest.TempPathFactory) -> 
     folder, name = tmp_path_factory.mktemp("shop"), f"celery_tasks_{os.getpid()}"
     (folder / "shop_tasks.py").write_text(TASKS)
     command = [sys.executable, "-m", "celery", "-A", "shop_tasks", "worker", "-P", "threads"]
-    options = ["-c", "3", "-n", "tasks@%h", "--without-mingle", "--without-gossip"]
+    options = ["-c", "3", "-n", "tasks@%h", "-l", "INFO", "--without-mingle", "--without-gossip"]
     with (folder / "log").open("wb") as log:
         worker = subprocess.Popen(
             [*command, *options],
@@ -107,6 +107,7 @@ def queue(brokers: PrivateCluster, tmp_path_factory: pytest.TempPathFactory) -> 
             stdout=log,
             stderr=subprocess.STDOUT,
         )
+    wait_until(lambda: b" ready." in (folder / "log").read_bytes(), "the worker", 90)
     yield name
     with Celery("end", broker=brokers.address.broker_url, set_as_current=False) as app:
         worker.terminate()

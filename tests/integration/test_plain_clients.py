@@ -168,7 +168,7 @@ def shop(
             stderr=subprocess.STDOUT,
         )
     try:
-        wait_until(lambda: ray.cluster_resources().get(node), f"node {node}")
+        wait_until(lambda: ray.cluster_resources().get(node), f"node {node}", 90)
         yield queue
     finally:
         worker.terminate()
