@@ -82,6 +82,10 @@ class PlainLog:
             me.add.remote("self", n)
         return require_process().outboxes[me._celery_actor].windows
 
+    def put(self, value: Any) -> list[Any]:
+        """Return a ref to a value that this process has put."""
+        return [ray.put(value)]
+
     def large(self, size: int) -> bytes:
         return b"x" * size
 

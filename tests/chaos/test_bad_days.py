@@ -190,22 +190,21 @@ def test_redis_away_for_longer_than_a_lease(
     lives: Lives, mortal: PrivateCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(process_module, "_PATIENCE", 1.0)  # as if the outage lasted for minutes
-    stored = lives.idle.large.remote(20_000_000)
-    ray.wait([stored], timeout=AFTER)
+    (borrowed,) = ray.get(lives.idle.put.remote(20), timeout=AFTER)
     supervisorctl(mortal, "stop", "redis")
     lives.end_the_running_call()
     waiting = lives.busy.add.remote("me", 7)
-    for ref in (waiting, stored):  # the second is announced, and has to be read
+    for ref in (waiting, borrowed):  # the second is stored, and has to be read
         with pytest.raises(ray.exceptions.GetTimeoutError):
             ray.get(ref, timeout=0.5)
     got: list[int] = []
-    getter = threading.Thread(target=lambda: got.append(len(ray.get(stored))))
+    getter = threading.Thread(target=lambda: got.append(ray.get(borrowed)))
     getter.start()  # waits without a limit
     time.sleep(OUTAGE)
     supervisorctl(mortal, "start", "redis")
     assert ray.get(waiting, timeout=AFTER) == 7
     getter.join(AFTER)
-    assert got == [20_000_000]
+    assert got == [20]
     lives.check()
 
 
