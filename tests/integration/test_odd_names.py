@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ NAMES = {
     "long": "a" * 300,
     "very long": "a" * 5_000,
     "slash": "a/b",
-    "upwards": "../../../../tmp/escaped",
+    "upwards": f"../../../../tmp/escaped-{os.getpid()}",
     "dots": "..",
     "newline": "a\nb\r",
     "control": "\x1b[31mred\x07",
@@ -121,7 +122,7 @@ def test_any_name(session: Path, way: Callable[[str], Any]) -> None:
             wrong[kind] = repr(error)
     assert not wrong
     kept.clear()
-    assert not list(Path("/tmp").glob("escaped*")), "nothing is written outside"
+    assert not list(Path("/tmp").glob(f"escaped-{os.getpid()}*")), "nothing is written outside"
     assert list_actors(limit=1000) is not None
 
 

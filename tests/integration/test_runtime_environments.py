@@ -158,8 +158,7 @@ def test_what_was_read_once_is_read_again(kind: str, tmp_path: Path) -> None:
 
 def test_a_locale_is_the_whole_interpreters() -> None:
     asked = "import locale, sys\nanswer = locale.setlocale(locale.LC_CTYPE), sys.flags.utf8_mode"
-    env_vars = {"LC_ALL": "POSIX", "PYTHONCOERCECLOCALE": "0"}
-    other = Probe.options(runtime_env={"env_vars": env_vars}).remote()
+    other = Probe.options(runtime_env={"env_vars": {"LC_ALL": "POSIX"}}).remote()
     assert ray.get(other.run.remote(asked)) == ("C", 1)
 
 
