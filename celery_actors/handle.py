@@ -238,7 +238,7 @@ class ActorMethod(Generic[P, R_co]):
             name = self._full_name()
             raise TypeError(
                 f"Actor methods cannot be called directly: {name} runs in the actor. Instead of "
-                f"'object.{self._name}()', use 'object.{self._name}.remote()' and get() on what "
+                f"'object.{self._name}()', use 'object.{self._name}.remote(…)' and get() on what "
                 "it returns."
             )
 

@@ -350,7 +350,7 @@ class ActorClass(Generic[T]):
             name = self.__kind.__name__
             raise TypeError(
                 f"Actors cannot be instantiated directly: {name} is an actor class. Instead of "
-                f"'{name}()', use '{name}.remote()'."
+                f"'{name}()', use '{name}.remote(…)'."
             )
 
         def __getattr__(self, name: str) -> Any:
@@ -565,7 +565,7 @@ class RemoteFunction(Generic[P, R_co]):
             """Refused: it would run here."""
             raise TypeError(
                 f"Remote functions cannot be called directly. Instead of "
-                f"'{self.__qualname__}()', use '{self.__qualname__}.remote()'."
+                f"'{self.__qualname__}()', use '{self.__qualname__}.remote(…)'."
             )
 
     def __repr__(self) -> str:

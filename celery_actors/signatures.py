@@ -58,7 +58,6 @@ class ParameterList:
             return
         if not kwargs and self.fits(len(args)):
             return
-        self._check_names(name, kwargs)
         signature = inspect.Signature(
             [
                 inspect.Parameter(
@@ -69,12 +68,13 @@ class ParameterList:
                 for parameter, kind, has_default in parameters
             ]
         )
+        self._check_names(f"{name}{signature}", kwargs)
         try:
             signature.bind(*args, **kwargs)
         except TypeError as error:
             raise TypeError(f"{name}{signature}: {error}") from None
 
-    def _check_names(self, name: str, kwargs: Mapping[str, Any]) -> None:
+    def _check_names(self, shown: str, kwargs: Mapping[str, Any]) -> None:
         """Refuse an unknown keyword first: a misspelt one is also a missing one."""
         assert self.parameters is not None
         known = {each for each, kind, _ in self.parameters if kind in _BY_NAME}
@@ -82,8 +82,7 @@ class ParameterList:
             return
         for each in kwargs:
             if each not in known:
-                takes = f"it takes {', '.join(sorted(known))}" if known else "it takes none"
-                raise TypeError(f"{name}() got an unexpected keyword argument {each!r}: {takes}")
+                raise TypeError(f"{shown}: got an unexpected keyword argument {each!r}")
 
     def _positional(self) -> tuple[int, int] | None:
         parameters = self.parameters
