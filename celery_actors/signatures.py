@@ -82,7 +82,8 @@ class ParameterList:
             return
         for each in kwargs:
             if each not in known:
-                raise TypeError(f"{shown}: got an unexpected keyword argument {each!r}")
+                takes = f"it takes {', '.join(sorted(known))}" if known else "it takes none"
+                raise TypeError(f"{shown}: got an unexpected keyword argument {each!r}: {takes}")
 
     def _positional(self) -> tuple[int, int] | None:
         parameters = self.parameters

@@ -53,11 +53,21 @@ _LOOK_EVERY = 1.0  # whether the connection that is waited for is still the same
 _PAUSE = 0.1  # between attempts to reach a Redis that is away, in seconds
 
 
+#: What the script answers where the record has no incarnation, or is gone.
+_NOBODY = (b"REFUSED incarnation ", b"REFUSED incarnation none")
+
+
 class CommitRefused(ActorsError):
     """Another incarnation holds the actor's record: this process must exit.
 
     Only our own script says so, or the record itself: no error of Redis does.
+
+    :ivar over: nobody holds it: the actor was killed, or its job has ended.
     """
+
+    def __init__(self, message: str, *, over: bool) -> None:
+        super().__init__(message)
+        self.over = over
 
 
 class CommitFailed(ActorsError):
@@ -206,7 +216,7 @@ class Committer:
             if answer == b"OK":
                 self._outage_told = False
                 return
-            raise self._refused(str(answer))
+            raise self._refused(str(answer), over=answer in _NOBODY)
 
     def close(self) -> None:
         """Close the connection."""
@@ -281,11 +291,13 @@ class Committer:
                 raise held
         self._watching = held == self._incarnation.encode()
         if not self._watching:
-            raise self._refused(f"the record's incarnation is {(held or b'none').decode()}")
+            raise self._refused(
+                f"the record's incarnation is {(held or b'none').decode()}", over=not held
+            )
 
-    def _refused(self, why: str) -> CommitRefused:
+    def _refused(self, why: str, *, over: bool) -> CommitRefused:
         return CommitRefused(
-            f"commit {self._number} of actor {self._actor.hex()} was refused: {why}"
+            f"commit {self._number} of actor {self._actor.hex()} was refused: {why}", over=over
         )
 
     def _prepare(self, commit: Commit) -> _Prepared:

@@ -290,5 +290,6 @@ class Commits:
         if isinstance(error, CommitFailed):
             logger.error("%s; this process exits", error)
             os._exit(EXIT_UNCOMMITTED)
-        logger.warning("%s; this process exits", error)
+        level = logging.INFO if error.over else logging.WARNING
+        logger.log(level, "%s; this process exits", error)
         os._exit(EXIT_REFUSED)
