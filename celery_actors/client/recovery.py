@@ -31,6 +31,7 @@ from celery_actors.exceptions import (
 )
 from celery_actors.ids import CALLER_BYTES, object_id
 from celery_actors.protocol.withdrawals import decode_withdrawal
+from celery_actors.store.outage import is_outage
 
 if TYPE_CHECKING:
     from celery_actors.client.process import Process
@@ -39,7 +40,8 @@ __all__ = ["Recovery", "death_of"]
 
 logger = logging.getLogger(__name__)
 
-_AWAY: tuple[type[Exception], ...] = (redis.RedisError, ActorsError, *LOST)
+_AWAY_TOO: tuple[type[Exception], ...] = (ActorsError, *LOST)
+_AWAY: tuple[type[Exception], ...] = (redis.RedisError, *_AWAY_TOO)
 
 
 def death_of(process: Process, actor: bytes, record: ActorRecord | None) -> ActorsError:
@@ -161,9 +163,12 @@ class Recovery:
             actor = self._checks.pop()
             try:
                 self._check_actor(bytes.fromhex(actor))
-            except _AWAY:
-                self._checks.add(actor)
-                raise
+            except Exception as error:
+                if is_outage(error) or isinstance(error, _AWAY_TOO):
+                    self._checks.add(actor)
+                    raise
+                # It would fail again, and keep this thread from all that comes after it.
+                logger.exception("actor %s could not be looked at", actor)
             acted = True
         while self._gaps:
             actor_id, sequence = self._gaps.popitem()

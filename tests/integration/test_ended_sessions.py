@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from conftest import StartNode
+from fixture_types import StartNode
 from waiting import wait_until
 
 import celery_actors as ray
