@@ -159,16 +159,8 @@ class Recovery:
         if self._nodes_changed:  # one may share this machine's memory
             process.settle_down()
             self._nodes_changed = False
-        while self._checks:
-            actor = self._checks.pop()
-            try:
-                self._check_actor(bytes.fromhex(actor))
-            except Exception as error:
-                if is_outage(error) or isinstance(error, _AWAY_TOO):
-                    self._checks.add(actor)
-                    raise
-                # It would fail again, and keep this thread from all that comes after it.
-                logger.exception("actor %s could not be looked at", actor)
+        if self._checks:
+            self._check_actors()
             acted = True
         while self._gaps:
             actor_id, sequence = self._gaps.popitem()
@@ -266,6 +258,18 @@ class Recovery:
         return bool(due)
 
     # -- actors --------------------------------------------------------------------
+
+    def _check_actors(self) -> None:
+        while self._checks:
+            actor = self._checks.pop()
+            try:
+                self._check_actor(bytes.fromhex(actor))
+            except Exception as error:
+                if is_outage(error) or isinstance(error, _AWAY_TOO):
+                    self._checks.add(actor)
+                    raise
+                # It would fail again, and keep this thread from all that comes after it.
+                logger.exception("actor %s could not be looked at", actor)
 
     def _check_actor(self, actor: bytes) -> None:
         process = self._process
