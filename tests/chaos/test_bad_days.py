@@ -108,12 +108,15 @@ def test_rabbitmq_away_for_longer_than_a_lease(
 @contextmanager
 def memory_alarm(cluster: PrivateCluster) -> Iterator[None]:
     """RabbitMQ reads nothing of those who publish."""
-    ask_broker(cluster, "vm_memory_monitor:set_vm_memory_high_watermark(0.00001).")
-    wait_until(lambda: "memory" in ask_broker(cluster, "rabbit_alarm:get_alarms()."), "the alarm")
+    ask_broker(cluster.session_dir, "vm_memory_monitor:set_vm_memory_high_watermark(0.00001).")
+    wait_until(
+        lambda: "memory" in ask_broker(cluster.session_dir, "rabbit_alarm:get_alarms()."),
+        "the alarm",
+    )
     try:
         yield
     finally:
-        ask_broker(cluster, "vm_memory_monitor:set_vm_memory_high_watermark(0.9).")
+        ask_broker(cluster.session_dir, "vm_memory_monitor:set_vm_memory_high_watermark(0.9).")
 
 
 def test_a_memory_alarm_for_longer_than_a_lease(lives: Lives, mortal: PrivateCluster) -> None:
