@@ -36,17 +36,11 @@ _CODES = re.compile(
 )
 
 
-#: What is left of NOAUTH's text: a Redis that has just started may not ask for passwords yet.
-_NO_PASSWORD = "Authentication required"
-
-
 def is_outage(error: object) -> bool:
     """Return whether the same command may succeed later.
 
     :param error: an exception, or an error reply as hiredis returns it.
     """
-    if isinstance(error, redis.AuthenticationError) and _NO_PASSWORD not in str(error):
-        return False  # a wrong password stays wrong
     if isinstance(error, _CLASSES):
         return True
     if isinstance(error, (redis.RedisError, hiredis.ReplyError)):

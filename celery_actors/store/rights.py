@@ -15,6 +15,8 @@ from celery_actors.app_settings import without_password
 from celery_actors.config import Settings
 from celery_actors.exceptions import ConfigurationError
 from celery_actors.store.connection import RedisConnection
+from celery_actors.store.outage import is_outage
+from celery_actors.store.patience import RedisUnavailable, at_most
 
 __all__ = ["COMMANDS", "check_redis"]
 
@@ -84,11 +86,13 @@ def check_redis(client: redis.Redis, settings: Settings, *, serves: bool = False
     """
     connection = RedisConnection(client)
     try:
-        connection.open()
+        _open(connection)
         commands, places, in_cluster = _refused(connection, settings, serves)
     except redis.exceptions.NoPermissionError as error:
         # SELECT for another database than 0, CLIENT SETNAME for redis_client_name.
         commands, places, in_cluster = _IN_QUOTES.findall(str(error)), [], False
+    except RedisUnavailable:
+        raise
     except OSError as error:
         raise redis.ConnectionError(f"no answer from Redis: {error}") from error
     finally:
@@ -110,6 +114,22 @@ def check_redis(client: redis.Redis, settings: Settings, *, serves: bool = False
             "(a command may also be disabled by rename-command in redis.conf); all that is needed "
             "is in docs/configuration.md"
         )
+
+
+def _open(connection: RedisConnection) -> None:
+    """Connect; wait in an outage, but not with a password that was never right.
+
+    In a process that was connected once, a password that is refused is an outage: it was changed.
+    """
+    try:
+        with at_most(0.0):
+            connection.open()
+    except redis.AuthenticationError:
+        raise
+    except (redis.RedisError, OSError) as error:
+        if not is_outage(error):
+            raise
+        connection.open()
 
 
 _PLACES = {"~": "the keys {}", "&": "the channels {}"}

@@ -254,6 +254,14 @@ def without_snapshots(operator: redis.Redis, folder: Path) -> Iterator[None]:
     in_the_way.rmdir()
 
 
+def _is_busy(operator: redis.Redis) -> bool:
+    try:
+        operator.ping()
+    except redis.ResponseError as error:
+        return "BUSY" in str(error)
+    return False
+
+
 @contextmanager
 def busy(operator: redis.Redis, _folder: Path) -> Iterator[None]:
     operator.config_set("busy-reply-threshold", "50")
@@ -266,6 +274,7 @@ def busy(operator: redis.Redis, _folder: Path) -> Iterator[None]:
 
         script = threading.Thread(target=run)
         script.start()
+        wait_until(lambda: _is_busy(operator), "the script to run")
         yield
         operator.script_kill()
         script.join()

@@ -46,14 +46,6 @@ def parsed(text: str) -> Exception:
     return made
 
 
-@pytest.mark.parametrize(
-    "text",
-    ["WRONGPASS invalid username-password pair or user is disabled.", "ERR invalid password"],
-)
-def test_a_wrong_password_is_no_outage(text: str) -> None:
-    assert not is_outage(parsed(text))
-
-
 @pytest.mark.parametrize("text", NOT_NOW)
 def test_what_redis_can_not_do_now_is_an_outage(text: str) -> None:
     assert is_outage(parsed(text))
