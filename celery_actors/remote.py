@@ -152,6 +152,7 @@ class ActorClass(Generic[T]):
     hide nothing.
     """
 
+    __wrapped__: type[T]
     __kind: type[T]
     __options: ActorOptions
     __definitions: _Definitions
