@@ -17,6 +17,8 @@ missing_packages() {
     command -v "$python" >/dev/null 2>&1 || printf 'python3 '
     # NVML's code path is tested against a small stub of its library that the tests compile.
     command -v cc >/dev/null 2>&1 || printf 'gcc libc6-dev '
+    # Tests of TLS make their own certificates.
+    command -v openssl >/dev/null 2>&1 || printf 'openssl '
     [ -x "$venv/bin/python" ] || "$python" -c 'import venv, ensurepip' >/dev/null 2>&1 ||
         printf 'python3-venv '
 }

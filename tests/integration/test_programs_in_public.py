@@ -225,7 +225,8 @@ def test_a_pool_is_no_larger_than_the_cluster() -> None:
 
 
 def test_joblib_runs_on_actors() -> None:
-    joblib = pytest.importorskip("joblib")
+    import joblib  # comes with scikit-learn, which an example needs
+
     from celery_actors.util.joblib import register_ray
 
     register_ray()
