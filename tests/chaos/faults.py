@@ -79,6 +79,11 @@ def unacknowledged(cluster: PrivateCluster, queue: str) -> int:
     return _of_queue(cluster, queue, "messages_unacknowledged")
 
 
+def messages(cluster: PrivateCluster, queue: str) -> int:
+    """How many messages a queue holds, delivered and not acknowledged or not."""
+    return _of_queue(cluster, queue, "messages")
+
+
 def consumers(cluster: PrivateCluster, queue: str) -> int:
     """How many consumers a queue has; 0 if it is not there."""
     return _of_queue(cluster, queue, "consumers")

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 from chaos_actors import Log
-from faults import unacknowledged
+from faults import messages, unacknowledged
 from raw import RawCaller
-from waiting import wait_until
+from waiting import wait_until, wait_until_alive
 
 import celery_actors as ray
 from celery_actors.client.current import require_process
@@ -45,6 +47,8 @@ def test_a_repeat_beyond_the_prefetch_does_not_run_again(
     brokers: PrivateCluster, tmp_path: Path, options: dict[str, Any]
 ) -> None:
     log = Log.options(**options).remote()
+    pid = wait_until_alive(log).pid
+    assert pid is not None
     started, gate = tmp_path / "started", tmp_path / "gate"
     with ExitStack() as stack:
         caller, other, quiet = (stack.enter_context(RawCaller(log)) for _ in range(3))
@@ -57,10 +61,16 @@ def test_a_repeat_beyond_the_prefetch_does_not_run_again(
         # While this runs nothing is acknowledged, and no more is delivered than the prefetch.
         other.send((1, 0, "hold", (str(started), str(gate))))
         wait_until(started.exists, "the call that holds up the others")
-        sent = many(other)  # the actor looks for callers that are gone
-        caller.add(1)  # a copy that was on its way when its sender ended
         last = stack.enter_context(RawCaller(log))
-        last.add(1)
+        os.kill(pid, signal.SIGSTOP)  # until all of it lies in the mailbox, in this order
+        try:
+            sent = many(other)  # the actor looks for callers that are gone
+            wait_until(lambda: messages(brokers, queue) == MANY + 1, "those callers' calls")
+            caller.add(1)  # a copy that was on its way when its sender ended
+            wait_until(lambda: messages(brokers, queue) == MANY + 2, "the copy")
+            last.add(1)
+        finally:
+            os.kill(pid, signal.SIGCONT)
         gate.touch()
         last.wait_for(1)
         ran = [n for name, n in ray.get(log.all.remote(), timeout=20) if name == "raw"]
