@@ -1,1 +1,1 @@
-"""Private names of Ray that public programs use all the same, each with what is public here."""
+"""Private names of Ray that public programs use; each leads to its public counterpart here."""

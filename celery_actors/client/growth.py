@@ -22,8 +22,8 @@ __all__ = ["Growth"]
 
 _START_SECONDS = 0.1  # of an executor, until one was measured
 _MOST_START_SECONDS = 2.0
-_OWN_EXECUTOR_SECONDS = 0.2  # a task that takes longer gets an executor of its own
-_FACTOR = 4  # so many more for each that is held up, while nothing is known
+_OWN_EXECUTOR_SECONDS = 0.2  # a longer task gets its own executor
+_FACTOR = 4  # executors added for each that is held up, while nothing is known
 _MEASURED = 16  # tasks, before a time is relied upon
 _FUNCTIONS = 256  # whose times are kept
 _UPWARDS = 1.01  # how fast the least time forgets, for each task

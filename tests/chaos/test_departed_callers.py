@@ -26,7 +26,7 @@ MANY = 70  # more than are known before an actor looks for those that are gone
 
 
 def many(caller: RawCaller) -> list[bytes]:
-    """So many callers that are gone call the actor, each for the first time; returns them."""
+    """Have MANY callers that are gone call the actor for the first time; returns them."""
     own = caller.caller
     callers = [n.to_bytes(4, "big") + own[:4] for n in range(MANY)]
     for each in callers:

@@ -31,7 +31,7 @@ class Machine:
         self._numbers = count()
 
     def run(self, tasks: int, seconds: float, *, cpu: bool, name: bytes = b"f") -> float:
-        """Run so many tasks of one function; returns how long they took, in seconds."""
+        """Run a number of tasks of one function; returns how long they took, in seconds."""
         self.pool.ready.extend(
             PendingCall(next(self._numbers), name, b"", (), retries=3) for _ in range(tasks)
         )
