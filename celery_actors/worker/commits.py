@@ -4,6 +4,11 @@ The first result of a slow batch is not withheld, and fast calls share a commit.
 executor sends a commit itself when none is in flight (a synchronous call then costs no
 thread hop).  Results that finish meanwhile gather; the *flusher* thread waits for the
 answer and sends them, so that a long call that follows doesn't hold them back.
+
+Every answer is read soon.  An executor that runs one call at a time reads it when it has nothing
+else to do; others go on in their calls' threads, and a long call may follow.  So the flusher
+stays awake for a moment behind each commit, and reads the answer if nobody has: until then no
+delivery is acknowledged, and a commit that was lost with its connection is not sent again.
 """
 
 from __future__ import annotations
@@ -34,6 +39,8 @@ EXIT_UNCOMMITTED = 77
 
 #: So many results gather behind a commit before its answer is looked for once more.
 _LOOK_EVERY = 16
+#: So long a commit is in flight before the flusher reads its answer, in seconds.
+_UNREAD = 0.05
 # Larger values, or more at once than a window holds, would push too many others out of the ring.
 _MOST_COPIED = 256 * 1024
 _MOST_COPIED_AT_ONCE = 4 * 1024 * 1024
@@ -95,6 +102,7 @@ class Commits:
         self._in_flight: Finished | None = None
         self._told = False  # the flusher knows that something waits behind the commit in flight
         self._unlooked = 0  # results gathered since the last look whether that is answered
+        self._asleep = False  # the flusher is, until the next commit is sent
         self._wanted = threading.Event()
         self._thread = threading.Thread(
             target=self._flush_for_ever, name="celery-actors-flusher", daemon=True
@@ -211,6 +219,9 @@ class Commits:
             self._waiting = Finished()
             self._in_flight = finished
             self._told = False
+            if self._asleep:
+                self._asleep = False
+                self._wanted.set()
             cursors = {c: self._progress.cursor(c) for c in finished.results if any(c)}
         pushes = [
             (caller.hex(), self._push(caller, cursor, finished.results[caller]))
@@ -272,10 +283,23 @@ class Commits:
         if finished is not None:
             self._on_committed(finished.calls)
 
-    def _flush_for_ever(self) -> None:
-        while True:
+    def _await_commit(self) -> None:
+        """Wait until somebody asks for a commit, or the answer to one is unread.  Flusher."""
+        while not self._wanted.wait(_UNREAD):
+            with self._gathering:
+                if self._in_flight is not None:
+                    return
+                self._asleep = True
             self._wanted.wait()
             self._wanted.clear()
+            with self._gathering:
+                if self._waiting.results:  # it was also asked, meanwhile
+                    return
+        self._wanted.clear()
+
+    def _flush_for_ever(self) -> None:
+        while True:
+            self._await_commit()
             try:
                 self._flush()
             except Exception:
