@@ -267,6 +267,18 @@ class JobID(BaseID):
 
     SIZE = CALLER_BYTES
 
+    @classmethod
+    def from_int(cls, value: int) -> Self:
+        """Return the id with that number.
+
+        :raises OverflowError: the number is negative, or has more than 64 bits.
+        """
+        return cls(value.to_bytes(cls.SIZE, "big"))
+
+    def int(self) -> int:
+        """Return the id as a number."""
+        return int.from_bytes(self._raw, "big")
+
 
 class WorkerID(BaseID):
     """The id of a process that makes calls."""

@@ -111,5 +111,5 @@ def kill_group(process: subprocess.Popen[str]) -> None:
 
 
 OURS = Implementation("ours", "celery_actors", "celery_actors")
-RAY = Implementation("ray", "Ray", "ray", ("ray[default]==2.60.0", "numpy", "gymnasium"))
+RAY = Implementation("ray", "Ray", "ray", ("ray[default]==2.60.0", "numpy", "gymnasium", "joblib"))
 IMPLEMENTATIONS: Sequence[Implementation] = (RAY, OURS)

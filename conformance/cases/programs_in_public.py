@@ -118,6 +118,20 @@ def ids(ray):
     assert ray.ObjectID is ray.ObjectRef
 
 
+@case("JobID and TaskID are made of what the runtime context says")
+def ids_of_jobs_and_tasks(ray):
+    @ray.remote
+    def ids():
+        context = ray.get_runtime_context()
+        return context.get_job_id(), context.get_task_id()
+
+    job, task = ray.get(ids.remote(), timeout=12)
+    assert job == ray.get_runtime_context().get_job_id()
+    assert ray.JobID.from_hex(job).hex() == job
+    assert ray.JobID.from_int(3).int() == 3
+    assert ray.TaskID.from_hex(task).hex() == task
+
+
 @case("the runtime context gives ids as objects, too")
 def ids_of_the_context(ray):
     @ray.remote
@@ -224,6 +238,30 @@ def pool_that_is_closed(ray):
 def log_once(ray):
     once = submodule(ray, "util").log_once
     assert [once("case-a"), once("case-a"), once("case-b")] == [True, False, True]
+
+
+@case("enable_periodic_logging() and disable_log_once_globally() are for one process")
+def log_once_in_other_ways(ray):
+    @ray.remote
+    class Logger:
+        def log(self):
+            debug = submodule(ray, "util.debug")
+            debug.enable_periodic_logging()
+            found = [debug.log_once("case-c"), debug.log_once("case-c")]
+            debug.disable_log_once_globally()
+            return [*found, debug.log_once("case-d")]
+
+    assert ray.get(Logger.remote().log.remote(), timeout=12) == [True, False, False]
+    assert submodule(ray, "util.debug").log_once("case-d")
+
+
+@case("joblib's Parallel runs on the cluster once register_ray() was called")
+def joblib_backend(ray):
+    joblib = importlib.import_module("joblib")
+    submodule(ray, "util.joblib").register_ray()
+    with joblib.parallel_backend("ray", n_jobs=2):
+        found = joblib.Parallel()(joblib.delayed(divmod)(n, 3) for n in range(12))
+    assert found == [divmod(n, 3) for n in range(12)]
 
 
 @case("tqdm_ray.tqdm counts what is iterated over and may be updated and closed")

@@ -164,6 +164,29 @@ def working_dir_of_an_actor(ray):
         assert Path(ray.get(actor.folder.remote())) != Path.cwd()
 
 
+@case("files that excludes names don't travel with working_dir")
+def excludes(ray):
+    with _folder("data.py", "VALUE = 5\n") as folder:
+        (folder / "secret.env").write_text("password")
+        (folder / "more").mkdir()
+        (folder / "more" / "large.bin").write_text("0")
+        env = {"working_dir": str(folder), "excludes": ["secret.env", "*.bin"]}
+        said = run_driver(
+            ray,
+            f"""
+from pathlib import Path
+ray.init(runtime_env={env!r}, log_to_driver=False)
+
+@ray.remote
+def there():
+    return sorted(path.name for path in Path(".").rglob("*") if path.is_file())
+
+print(ray.get(there.remote()))
+""",
+        )
+        assert said.strip() == "['data.py']"
+
+
 @case(
     "Modules in the job's working_dir can be imported by its tasks",
     better="Those in the working_dir of a single task as well.",

@@ -271,6 +271,7 @@ def test_ids_as_objects() -> None:
     assert isinstance(actor, ray.ActorID)
     assert isinstance(task, ray.TaskID)
     assert ray.ObjectID is ray.ObjectRef
+    assert ray.JobID.from_int(7).int() == 7
     for kind in (ray.ActorID, ray.JobID, ray.TaskID, ray.NodeID, ray.WorkerID, ray.UniqueID):
         made: Any = kind.from_random()
         assert kind.from_binary(made.binary()) == made == kind.from_hex(made.hex())
