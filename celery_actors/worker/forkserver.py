@@ -109,6 +109,7 @@ class _Server:
         self._sweeper = sweeper
         self._prepared: Prepared | None = None
         self._made_of = b""
+        self._before_user_code: frozenset[str] = frozenset()  # names of modules
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
@@ -141,10 +142,13 @@ class _Server:
         prepared, made_of = self._prepared, pickle.dumps(settings)
         if prepared is None or self._made_of != made_of:
             # Not with the others: main() imports it, and what it needs, among PRELOAD.
+            from celery_actors.worker.interpreter_end import modules_until_now
             from celery_actors.worker.prepared import Prepared
 
             prepared = self._prepared = Prepared.of(settings)
             self._made_of = made_of
+            # Here, not in the children: each name would be written to there, to be counted.
+            self._before_user_code = modules_until_now()
             gc.collect()
             gc.freeze()
         return prepared
@@ -156,7 +160,7 @@ class _Server:
         if pid == 0:
             try:
                 self._become_child(mark)
-                _run(launch, prepared)
+                _run(launch, prepared, self._before_user_code)
             except BaseException:  # noqa: BLE001 - the child's last words
                 traceback.print_exc()
             finally:
@@ -239,7 +243,7 @@ def _kill(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-def _run(launch: Launch, prepared: Prepared) -> None:
+def _run(launch: Launch, prepared: Prepared, before_user_code: frozenset[str]) -> None:
     os.setsid()
     os.environ.update(launch.environment)
     if launch.log_file:
@@ -247,12 +251,11 @@ def _run(launch: Launch, prepared: Prepared) -> None:
         os.dup2(number, 1)
         os.dup2(number, 2)
         os.close(number)
-    # User code comes from here on; the modules above know nothing of it.
-    from celery_actors.worker.interpreter_end import leave, modules_until_now
+    # User code comes from here on.
+    from celery_actors.worker.interpreter_end import leave
     from celery_actors.worker.program import run
 
-    before = modules_until_now()
-    leave(run(launch, prepared), before)
+    leave(run(launch, prepared), before_user_code)
 
 
 def _flush() -> None:

@@ -49,6 +49,9 @@ class Prepared:
             assert part is not None
         log = logging.StreamHandler()
         log.setFormatter(_NamedFormatter(_LINE))
+        # Here, not in the children: logging then writes to every logger that there is.
+        for name in _OWN_LOGGERS:
+            logging.getLogger(name).setLevel(logging.WARNING)  # whatever the user's root logger has
         return cls(settings, worker, Stores.of(settings), log)
 
     def log_as(self, hostname: str) -> None:
@@ -60,7 +63,6 @@ class Prepared:
         for name in _OWN_LOGGERS:
             own = logging.getLogger(name)
             own.propagate = False
-            own.setLevel(logging.WARNING)  # whatever the user's root logger has
             if self.log not in own.handlers:
                 own.addHandler(self.log)
 

@@ -15,10 +15,13 @@ import struct
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from string import Template
+from typing import Any
 from urllib.parse import urlsplit
 
 import psutil
 import pytest
+from waiting import record_of
 
 import celery_actors as ray
 from celery_actors.client.current import require_process
@@ -234,3 +237,15 @@ def test_tasks() -> None:
             work.all_commands <= tasks * 13,  # 9.5
         ),
     )
+
+
+def test_private_memory_of_an_idle_actor() -> None:
+    # What is made or written to before the fork is the node's, once; this is each actor's own.
+    # An object that is only looked at counts too, with its page: its reference count changes.
+    text: Any = ray.remote(Template)  # a class of this module would import pytest there
+    actor = text.remote("$a")
+    assert ray.get(actor.substitute.remote(a=1), timeout=SECONDS) == "1"
+    pid = record_of(actor).pid
+    assert pid is not None
+    private = psutil.Process(pid).memory_full_info().uss
+    assert private <= 12_000_000, f"{private:,} bytes"  # 11.0 MB
