@@ -22,8 +22,9 @@ lint: setup
 unit: setup
 	$(PY) -m pytest tests/unit
 
+# Files in their order, not those with the most tests first: the last ones are then short.
 integration: setup
-	$(PY) -m pytest -n 2 --dist loadfile tests --ignore=tests/unit
+	$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests --ignore=tests/unit
 
 bench: setup
 	$(PY) benchmarks/run.py
