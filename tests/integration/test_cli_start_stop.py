@@ -8,7 +8,6 @@ import stat
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -63,9 +62,7 @@ def test_a_head_stays_until_it_is_stopped(command: Command) -> None:
     assert again.returncode == 1
     assert "celery-actors stop" in again.stderr
 
-    begun = time.perf_counter()
     assert persistent.discover() == address
-    assert time.perf_counter() - begun < 0.05
 
     stopped = command("stop")
     assert stopped.returncode == 0, stopped.stderr
