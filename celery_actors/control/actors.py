@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import secrets
 from collections.abc import Mapping, Sequence
 from typing import cast
 
@@ -92,9 +91,11 @@ class Actors:
         """See :meth:`Control.actors`."""
         return [_record(row) for row in self._scripts.run("actors", job_id or "")]
 
-    def begin(self, actor_id: str, incarnation: str, node_id: str) -> StartOrder | None:
+    def begin(
+        self, actor_id: str, incarnation: str, node_id: str, caller_id: str
+    ) -> StartOrder | None:
         """See :meth:`Control.begin`."""
-        answer = self._scripts.run("begin", actor_id, incarnation, node_id, secrets.token_hex(8))
+        answer = self._scripts.run("begin", actor_id, incarnation, node_id, caller_id)
         if not answer:
             return None
         row, blob, namespace, attempts, unknown = cast(

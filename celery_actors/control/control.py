@@ -252,9 +252,15 @@ class Control:
         """Return the records of all actors, or of a job's."""
         return self._actors.all(job_id)
 
-    def begin(self, actor_id: str, incarnation: str, node_id: str) -> StartOrder | None:
-        """Claim a placement for its node (PLACED to STARTING); None: stale or claimed before."""
-        return self._actors.begin(actor_id, incarnation, node_id)
+    def begin(
+        self, actor_id: str, incarnation: str, node_id: str, caller_id: str
+    ) -> StartOrder | None:
+        """Claim a placement for its node (PLACED to STARTING); None: stale or claimed before.
+
+        :param caller_id: under which the process will make calls.  With the same one it can be
+            repeated until the process is there.
+        """
+        return self._actors.begin(actor_id, incarnation, node_id, caller_id)
 
     def alive(self, actor_id: str, incarnation: str, pid: int) -> bool:
         """Say that the constructor returned; False: no longer wanted, the process exits.

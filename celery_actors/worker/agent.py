@@ -4,8 +4,8 @@ It registers the node, starts the actor processes that are placed here, reaps th
 so in the records, and does its share of the janitor's work: any node may clean up after a
 lost node or driver.  A thread of its own renews the lease (celery_actors.client.lease).
 
-What it must do and couldn't (a broker was away) it does again at the next turn; what it
-was told and missed, it reads from the records.
+What fails because a broker cannot be reached is repeated in the next round.  An order that was
+lost is found in the records.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import redis
 from celery_actors.client.broker import LOST, explain_amqp
 from celery_actors.client.lease import LeaseKeeper
 from celery_actors.config import Settings
-from celery_actors.control import Control, NodeNameTaken, NodeSpec, Placement
+from celery_actors.control import Control, NodeNameTaken, NodeSpec, Placement, StartOrder
 from celery_actors.exceptions import ConfigurationError
 from celery_actors.ids import actor_hostname, checked_id, new_caller_id, node_queue_name
 from celery_actors.protocol.orders import Order, OrderKind
@@ -51,8 +51,8 @@ __all__ = ["NodeAgent", "units"]
 
 logger = logging.getLogger(__name__)
 
-_LOOKS = 3  # in the time of one lease, for what was missed and what others left
-_PAUSE = 0.3  # until what could not be done is tried again, in seconds
+_LOOKS = 3  # in the time of one lease: for lost orders, and for what dead nodes and drivers left
+_PAUSE = 0.3  # before a repetition, in seconds
 
 
 def units(amount: float) -> int:
@@ -101,7 +101,7 @@ class NodeAgent:
         self._todo: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
         self._wakeup = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._stopping = False
-        self._lost = False  # the lease is; set by its thread
+        self._lost = False  # whether the lease was lost; set by its thread
         self._lease = LeaseKeeper(
             settings,
             lambda control: control.renew_node(self.node_id, settings.lease),
@@ -128,7 +128,7 @@ class NodeAgent:
     def order(self, order: Order) -> None:
         """Take an order from the node's queue."""
         if order.kind is OrderKind.START:
-            self._later(self._start_actor, order.subject, order.incarnation)
+            self._start_later(order.subject, order.incarnation)
         elif order.kind is OrderKind.KILL:
             self._later(self._kill, order.incarnation)
         elif order.kind is OrderKind.FETCH:
@@ -152,6 +152,14 @@ class NodeAgent:
     def _later(self, action: Callable[..., None], *arguments: Any) -> None:
         self._todo.append((action, arguments))
         os.eventfd_write(self._wakeup, 1)
+
+    def _start_later(self, actor_id: str, incarnation: str) -> None:
+        """Have an actor's process started.
+
+        The id under which that process will make calls is chosen here, once: by it Redis tells
+        another attempt, after an outage half way, from a repeated order.
+        """
+        self._later(self._start_actor, actor_id, incarnation, new_caller_id().hex())
 
     def _run(self) -> None:
         self._open_environments()
@@ -232,7 +240,7 @@ class NodeAgent:
             "CPU": units(found.cpus),
             "memory": units(found.memory),
             "object_store_memory": units(store_capacity(self.settings)),
-            f"node:{self._address}": units(1),  # by it programs of Ray's choose a node
+            f"node:{self._address}": units(1),  # Ray's programs choose a node by it
         }
         if found.gpus:
             resources["GPU"] = units(len(found.gpus))
@@ -288,10 +296,10 @@ class NodeAgent:
         self._on_lease_lost()
 
     def _look(self) -> None:
-        """Do what was missed, and what others have left."""
+        """Carry out lost orders, and clean up after dead nodes and drivers."""
         missed = self._control.missed(self.node_id)
         for placement in missed.unstarted:
-            self._start_actor(placement.actor_id, placement.incarnation)
+            self._start_later(placement.actor_id, placement.incarnation)
         for placement in missed.stale:
             if not self._children.kill(placement.incarnation):
                 self._gone(placement, "its process is not there")
@@ -305,46 +313,52 @@ class NodeAgent:
         self._orphans.reap()
         self.postman.heartbeat()
 
-    def _start_actor(self, actor_id: str, incarnation: str) -> None:
-        order = self._control.begin(actor_id, incarnation, self.node_id)
+    def _start_actor(self, actor_id: str, incarnation: str, caller_id: str) -> None:
+        order = self._control.begin(actor_id, incarnation, self.node_id, caller_id)
         if order is None:  # stale, or begun already
             return
         record = order.actor
-        job_id = checked_id(record.job_id)
-        caller_id = new_caller_id().hex()
-        self._control.register_caller(
-            caller_id, record.job_id, lease=None, node_id=self.node_id, driver=False
-        )
-        hostname = actor_hostname(record.class_name, actor_id, self.host)
-        log_file = self._log_file(job_id, hostname)
-        self._children.spawn(
-            Launch(
-                actor_id=actor_id,
-                incarnation=incarnation,
-                kind=record.kind,
-                class_name=record.class_name,
-                job_id=record.job_id,
-                caller_id=caller_id,
-                creator_id=record.caller_id,
-                node_id=self.node_id,
-                hostname=hostname,
-                gpu_ids=order.gpu_ids,
-                resources=record.resources,
-                settings=self._actors_settings,
-                send_events=self._send_events,
-                blob=order.blob,
-                environment={
-                    "CUDA_VISIBLE_DEVICES": visible_devices(self._resources.gpus, order.gpu_ids)
-                },
-                log_file=log_file,
-                actor_name=record.name,
-                namespace=order.namespace,
-                restarts=record.restarts,
-                # The last restart of all is no more followed by another.
-                records_calls=record.max_restarts < 0 or record.restarts < record.max_restarts,
-                attempts=order.attempts,
-                interrupted_unknown=order.unknown,
+        try:
+            self._control.register_caller(
+                caller_id, record.job_id, lease=None, node_id=self.node_id, driver=False
             )
+            self._children.spawn(self._launch_of(order, incarnation, caller_id))
+        except Exception as error:
+            if _is_away(error):  # done again later
+                raise
+            logger.exception("node %s could not start actor %s", self.name, actor_id)
+            placed = Placement(actor_id, incarnation, self.node_id, record.kind, record.caller_id)
+            self._gone(placed, f"its process could not be started: {error}")
+
+    def _launch_of(self, order: StartOrder, incarnation: str, caller_id: str) -> Launch:
+        record = order.actor
+        hostname = actor_hostname(record.class_name, record.actor_id, self.host)
+        return Launch(
+            actor_id=record.actor_id,
+            incarnation=incarnation,
+            kind=record.kind,
+            class_name=record.class_name,
+            job_id=record.job_id,
+            caller_id=caller_id,
+            creator_id=record.caller_id,
+            node_id=self.node_id,
+            hostname=hostname,
+            gpu_ids=order.gpu_ids,
+            resources=record.resources,
+            settings=self._actors_settings,
+            send_events=self._send_events,
+            blob=order.blob,
+            environment={
+                "CUDA_VISIBLE_DEVICES": visible_devices(self._resources.gpus, order.gpu_ids)
+            },
+            log_file=self._log_file(checked_id(record.job_id), hostname),
+            actor_name=record.name,
+            namespace=order.namespace,
+            restarts=record.restarts,
+            # Nobody reads the record of a process that is not restarted.
+            records_calls=record.max_restarts < 0 or record.restarts < record.max_restarts,
+            attempts=order.attempts,
+            interrupted_unknown=order.unknown,
         )
 
     def _log_file(self, job_id: str, hostname: str) -> str:
@@ -411,4 +425,6 @@ class NodeAgent:
 
 def _is_away(error: Exception) -> bool:
     """Whether a broker is away, or answers that it can't now: what failed is done again."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return False  # it is of a file
     return is_outage(error) or isinstance(error, LOST)

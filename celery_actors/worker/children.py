@@ -54,7 +54,7 @@ def describe_exit(status: int) -> str:
     if code == EXIT_REFUSED:
         return "its process found that it is no longer the actor"
     if code == EXIT_UNCOMMITTED:
-        return "its results could not be stored: Redis called them wrong (the actor's log says why)"
+        return "its results could not be stored (the actor's log says why)"
     return f"its process exited with status {code}{_STATUS_HINTS.get(code, '')}"
 
 
@@ -95,10 +95,11 @@ class Children:
         return list(self._children.values())
 
     def spawn(self, launch: Launch) -> None:
-        """Start a process."""
+        """Start a process.  If it can't be started, that is reported as its end."""
         assert self._sock is not None
         self._children[launch.incarnation] = Child(launch)
-        write_message(self._sock, launch)
+        with contextlib.suppress(OSError):  # the server has ended: events() will say so
+            write_message(self._sock, launch)
 
     def kill(self, incarnation: str) -> bool:
         """Kill a process and what it has started; whether there is one.
@@ -125,17 +126,18 @@ class Children:
         try:
             for message in read_messages(self._sock, self._buffer):
                 assert isinstance(message, tuple)
-                kind, incarnation, pid = message[:3]
+                kind, incarnation, *said = message
                 child = self._children.get(incarnation)
                 if child is None:
                     continue
                 if kind == "started":
-                    child.pid = pid
+                    (child.pid,) = said
                     if child.kill_wanted:
                         self.kill(incarnation)
-                else:
-                    del self._children[incarnation]
-                    ended.append((child, describe_exit(message[3])))
+                    continue
+                del self._children[incarnation]
+                cause = describe_exit(said[0]) if kind == "exited" else said[0]
+                ended.append((child, cause))
         except (EOFError, OSError):
             cause = "its node's fork server ended, and the kernel kills its children with it"
             ended += [(child, cause) for child in self._children.values()]

@@ -5,8 +5,8 @@ mailbox after some 50 ms and shares those modules' memory.  It is spoken to over
 length-prefixed pickles (its parent, the node worker, is the only other end):
 
 * to it: a :class:`~celery_actors.worker.launch.Launch` for each process to start;
-* from it: ``("started", incarnation, pid)`` and ``("exited", incarnation, pid, status)``
-  with the wait status.
+* from it: ``("started", incarnation, pid)``, ``("exited", incarnation, status)`` with the wait
+  status, or ``("unstarted", incarnation, why)`` where a process could not be made.
 
 Why not :mod:`multiprocessing`'s: that one keeps exit statuses to itself until asked, runs
 the parent's ``__main__`` again in each child, and can't ask for a death signal.
@@ -131,7 +131,7 @@ class _Server:
                 try:
                     for message in read_messages(self._sock, buffer):
                         assert isinstance(message, Launch)
-                        self._fork(message)
+                        self._start(message)
                 except (EOFError, OSError):
                     self._kill_all()
                     return
@@ -153,10 +153,17 @@ class _Server:
             gc.freeze()
         return prepared
 
-    def _fork(self, launch: Launch) -> None:
-        prepared = self._prepare(launch.settings)
-        mark = self._marks.new(self._mark_of.values())
-        pid = os.fork()
+    def _start(self, launch: Launch) -> None:
+        """Start a process, or say why there is none: the others must not suffer from that."""
+        try:
+            prepared = self._prepare(launch.settings)
+            mark = self._marks.new(self._mark_of.values())
+            pid = os.fork()
+        except Exception as error:  # noqa: BLE001 - no room for a process, or unusable settings
+            traceback.print_exc()
+            why = f"its process could not be started: {error}"
+            write_message(self._sock, ("unstarted", launch.incarnation, why))
+            return
         if pid == 0:
             try:
                 self._become_child(mark)
@@ -198,16 +205,16 @@ class _Server:
             incarnation = self._children.pop(pid, None)
             if incarnation is not None:
                 del self._mark_of[pid]
-                ended.append((incarnation, pid, status))
+                ended.append((incarnation, status))
         self._kill_orphans()
-        for incarnation, pid, status in ended:
+        for incarnation, status in ended:
             with contextlib.suppress(OSError):
-                write_message(self._sock, ("exited", incarnation, pid, status))
+                write_message(self._sock, ("exited", incarnation, status))
 
     def _kill_orphans(self) -> None:
-        """Kill the children that became ours because their parent ended, and whose actor is gone.
+        """Kill the children that we adopted and whose actor is gone.
 
-        Their own children become ours then, which a SIGCHLD tells, as it told of these.
+        When they have ended, which a SIGCHLD tells, we adopt their children.
         """
         living = set(self._mark_of.values())
         for pid in children():
@@ -265,7 +272,7 @@ def _flush() -> None:
 
 
 def _reset_signals() -> None:
-    """Undo what the node worker's own starter ignores or blocks: processes would inherit it.
+    """Reset signals that the node worker's parent ignored or blocked: actors would inherit it.
 
     A shell ignores SIGINT and SIGQUIT in what it starts in the background, ``nohup`` SIGHUP; a
     program may block any signal.

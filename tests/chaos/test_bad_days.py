@@ -16,6 +16,8 @@ import pytest
 import redis
 from chaos_actors import Log, Sink, fill, wait_for_file
 from faults import LEASE, Program, ask_broker, gone, supervisorctl
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 from waiting import wait_until
 
 import celery_actors as ray
@@ -280,6 +282,38 @@ def busy(operator: redis.Redis, _folder: Path) -> Iterator[None]:
         script.join()
 
 
+def _answers_that_it_loads(operator: redis.Redis) -> bool:
+    try:
+        operator.ping()
+    except redis.exceptions.BusyLoadingError:
+        return True
+    except redis.ConnectionError:
+        return False
+    raise AssertionError("its file was read before anybody could ask")
+
+
+def _loads_fast(operator: redis.Redis) -> bool:
+    try:
+        return bool(operator.config_set("key-load-delay", "0"))
+    except redis.ConnectionError:
+        return False
+
+
+@contextmanager
+def loading(operator: redis.Redis, folder: Path) -> Iterator[None]:
+    """Redis was started again, and reads its file for some time."""
+    fill = "for n = 1, 2000 do redis.call('SET', 'filler:' .. ARGV[1] .. n, 'x') end"
+    for part in range(100):
+        operator.eval(fill, 0, f"{part}:")
+    with (folder / "redis.conf").open("a") as configuration:
+        configuration.write("key-load-delay 10\n")  # microseconds
+    operator.set_retry(Retry(NoBackoff(), 0))
+    operator.shutdown()  # its supervisor starts it again
+    wait_until(lambda: _answers_that_it_loads(operator), "Redis to load")
+    yield
+    wait_until(lambda: _loads_fast(operator), "Redis to load faster")
+
+
 @contextmanager
 def without_room_for_clients(operator: redis.Redis, _folder: Path) -> Iterator[None]:
     operator.config_set("maxclients", "1")
@@ -308,6 +342,7 @@ def another_password(operator: redis.Redis, _folder: Path) -> Iterator[None]:
         (without_replicas, SHORT),
         (without_snapshots, SHORT),
         (busy, SHORT),
+        (loading, SHORT),
         (without_room_for_clients, OUTAGE),
         (another_password, SHORT),
     ],
@@ -333,6 +368,28 @@ def test_redis_answers_with_an_error(
         assert not ray.wait([behind], timeout=0)[0], "its result can't be stored"
     assert ray.get(behind, timeout=AFTER) == 7
     assert [each.result(AFTER) for each in waiting] == ["put meanwhile", 8]
+    lives.check()
+
+
+def test_an_actor_whose_start_a_full_redis_cuts_in_two_is_started(
+    lives: Lives, mortal: PrivateCluster, operator: redis.Redis
+) -> None:
+    node = program_states(mortal.session_dir)["node"].pid
+    os.kill(node, signal.SIGSTOP)
+    try:
+        new = Log.remote()
+        first = new.add.remote("new", 1)
+        record = f"ca:actor:{new._actor_id.hex()}"
+        wait_until(lambda: operator.hget(record, "state") == b"PLACED", "its place")
+        operator.config_set("maxmemory", "1")
+    finally:
+        os.kill(node, signal.SIGCONT)
+    # Redis carries out the script that begins it, whose first command needs no memory.
+    wait_until(lambda: operator.hget(record, "state") == b"STARTING", "the node to begin it")
+    time.sleep(SHORT)  # in which the node can do nothing more for it
+    operator.config_set("maxmemory", "0")
+    assert ray.get(first, timeout=AFTER) == 1
+    lives.end_the_running_call()
     lives.check()
 
 

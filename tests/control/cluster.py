@@ -152,7 +152,9 @@ class Cluster:
 
     def begin(self, actor_id: str) -> StartOrder:
         placement = self.placement(actor_id)
-        order = self.control.begin(actor_id, placement.incarnation, placement.node_id)
+        order = self.control.begin(
+            actor_id, placement.incarnation, placement.node_id, self.short_id()
+        )
         assert order is not None
         return order
 

@@ -13,7 +13,7 @@ def test_the_whole_way(cluster: Cluster) -> None:
     node = cluster.node("n1", gpus=(3,), CPU=2)
     actor = cluster.actor(CPU=1, GPU=1)
     placement = cluster.placement(actor)
-    order = cluster.control.begin(actor, placement.incarnation, node)
+    order = cluster.control.begin(actor, placement.incarnation, node, cluster.short_id())
     assert order is not None
     assert order.blob == b"\x00blob\xff"
     assert order.gpu_ids == (3,)
@@ -44,7 +44,7 @@ def test_unknown_actors(cluster: Cluster) -> None:
     nobody = cluster.long_id()
     control = cluster.control
     assert control.actor(nobody) is None
-    assert control.begin(nobody, "0" * 16, "0" * 32) is None
+    assert control.begin(nobody, "0" * 16, "0" * 32, "0" * 16) is None
     assert not control.alive(nobody, "0" * 16, 1)
     assert not control.failed(nobody, "0" * 16, "x", None)
     assert control.kill(nobody, "x").already_dead
@@ -63,10 +63,15 @@ def test_a_placement_is_begun_once(cluster: Cluster) -> None:
     node, other = cluster.node("a", CPU=1), cluster.node("b", CPU=1)
     actor = cluster.actor(CPU=1)
     incarnation = cluster.placement(actor).incarnation
-    assert cluster.control.begin(actor, incarnation, other) is None
-    assert cluster.control.begin(actor, "f" * 16, node) is None
-    assert cluster.control.begin(actor, incarnation, node) is not None
-    assert cluster.control.begin(actor, incarnation, node) is None
+    first, second = cluster.short_id(), cluster.short_id()
+    assert cluster.control.begin(actor, incarnation, other, first) is None
+    assert cluster.control.begin(actor, "f" * 16, node, first) is None
+    order = cluster.control.begin(actor, incarnation, node, first)
+    assert order is not None
+    assert cluster.control.begin(actor, incarnation, node, second) is None
+    assert cluster.control.begin(actor, incarnation, node, first) == order, "an attempt repeated"
+    assert cluster.control.alive(actor, incarnation, 7)
+    assert cluster.control.begin(actor, incarnation, node, first) is None
 
 
 def test_alive_is_refused_to_another_incarnation_and_repeatable_by_its_own(
@@ -135,7 +140,7 @@ def test_killing_a_placement_not_begun_frees_it_at_once(cluster: Cluster) -> Non
     assert killed.was_pending
     assert killed.node is None
     assert ids(killed.placements) == [waiting]
-    assert cluster.control.begin(placed, old.incarnation, old.node_id) is None
+    assert cluster.control.begin(placed, old.incarnation, old.node_id, "c" * 16) is None
 
 
 def test_a_process_that_died_by_itself(cluster: Cluster, heard: Heard) -> None:

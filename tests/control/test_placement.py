@@ -384,7 +384,7 @@ def test_unstarted_placements_are_placed_anew_elsewhere(cluster: Cluster) -> Non
     assert new.actor_id == actor
     assert cluster.node_name(actor) == "b", "though a is emptier: it did not begin it"
     assert new.incarnation != old.incarnation
-    assert cluster.control.begin(actor, old.incarnation, old.node_id) is None
+    assert cluster.control.begin(actor, old.incarnation, old.node_id, "c" * 16) is None
     assert cluster.available("a") == {"CPU": ONE}
     assert cluster.state(begun) == "STARTING"
 

@@ -293,7 +293,8 @@ class Walk:
         if actor:
             incarnation, node = self.incarnation(actor)
             was = self.state(actor)
-            order = self.control.begin(actor, incarnation, node)
+            caller = f"{self.random.getrandbits(64):016x}"
+            order = self.control.begin(actor, incarnation, node, caller)
             assert (order is not None) <= (was == "PLACED")
             if order is not None:
                 record = order.actor

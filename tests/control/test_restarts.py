@@ -22,7 +22,9 @@ def begun(cluster: Cluster, restarts: int = 1, **options: float) -> str:
 
 def begin(cluster: Cluster, actor: str) -> StartOrder:
     placement = cluster.placement(actor)
-    order = cluster.control.begin(actor, placement.incarnation, placement.node_id)
+    order = cluster.control.begin(
+        actor, placement.incarnation, placement.node_id, cluster.short_id()
+    )
     assert order is not None
     assert cluster.control.alive(actor, placement.incarnation, 1)
     return order
