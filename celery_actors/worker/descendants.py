@@ -31,7 +31,7 @@ from collections.abc import Container, Iterator
 from pathlib import Path
 from time import monotonic, sleep
 
-__all__ = ["Marks", "become_subreaper", "children", "start_sweeper"]
+__all__ = ["Marks", "become_subreaper", "children", "processes", "start_sweeper"]
 
 _RLIMIT_LOCKS = 10
 _LIMIT_NAME = b"Max file locks"
@@ -92,15 +92,19 @@ def become_subreaper() -> None:
 
 
 def children() -> list[int]:
-    """Return the pids of this process's children, zombies included.  It has one thread."""
+    """Return the pids of this process's children, zombies included.
+
+    Assumption: this process has one thread.  The kernel's list may leave a child out only while
+    another is taken off it, and a child is taken off when this process reaps it.
+    """
     pid = os.getpid()
     try:
         return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_bytes().split()]
     except FileNotFoundError:  # a kernel without CONFIG_PROC_CHILDREN
-        return [child for child, parent, _ in _processes() if parent == pid]
+        return [child for child, parent, _ in processes() if parent == pid]
 
 
-def _processes() -> Iterator[tuple[int, int, bytes]]:
+def processes() -> Iterator[tuple[int, int, bytes]]:
     """Yield pid, parent and state of every process."""
     for directory in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
@@ -137,7 +141,7 @@ def _sweep(marks: Marks) -> None:
     """Kill every process with one of the marks, until there is none."""
     deadline = monotonic() + _SWEEP_SECONDS
     while monotonic() < deadline:
-        living = [pid for pid, _, state in _processes() if state not in (b"Z", b"X")]
+        living = [pid for pid, _, state in processes() if state not in (b"Z", b"X")]
         killed = [pid for pid in living if _kill_marked(pid, marks)]
         if not killed:
             return

@@ -44,25 +44,42 @@ def orphan():
 
 if os.getpid() != 1:
     become_subreaper()
+before = fork(2)
 orphans = Orphans(grace=0.0)
 popen = subprocess.Popen([sys.executable, "-c", "raise SystemExit(3)"])
 forked, in_thread = fork(4), []
 thread = threading.Thread(target=lambda: in_thread.append(fork(6)))
 thread.start()
 thread.join()
-process = multiprocessing.get_context("fork").Process(target=os._exit, args=(7,))
+told, tell = os.pipe()
+process = multiprocessing.get_context("fork").Process(
+    target=lambda: (os.read(told, 1), os._exit(7))
+)
 process.start()
 pooled = ForkContext().Process(target=os._exit, args=(8,))
 pooled.start()
+exits = lambda status: [sys.executable, "-c", f"raise SystemExit({status})"]
+spawned = os.posix_spawn(sys.executable, exits(9), os.environ)
+listed = subprocess.Popen(exits(10), close_fds=False)  # starts by another function
+fresh = multiprocessing.get_context("spawn").Process(target=os._exit, args=(11,))
+fresh.start()  # which also reaps what of multiprocessing has ended before
+os.write(tell, b"x")
+by_name = os.spawnv(os.P_NOWAIT, sys.executable, exits(12))
+on_terminal, terminal = os.forkpty()
+if on_terminal == 0:
+    os._exit(13)
 lost = [orphan() for _ in range(5)]
-for pid in [popen.pid, forked, *in_thread, process.pid, pooled.pid, *lost]:
+own = [popen.pid, forked, *in_thread, process.pid, pooled.pid, spawned, listed.pid, fresh.pid]
+for pid in [before, *own, by_name, on_terminal, *lost]:
     wait_for(pid, "Z")
 orphans.reap()
 assert [state(pid) for pid in lost] == ["gone"] * 5, lost
 code = lambda pid: os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-process.join()
-pooled.join()
-print(popen.wait(), code(forked), code(in_thread[0]), process.exitcode, pooled.exitcode)
+for each in (process, pooled, fresh):
+    each.join()
+print(code(before), popen.wait(), code(forked), process.exitcode, code(in_thread[0]))
+print(pooled.exitcode, code(spawned), listed.wait(), fresh.exitcode)
+print(code(by_name), code(on_terminal))
 """
 
 
@@ -70,4 +87,4 @@ def test_orphans_are_reaped_and_own_children_are_not() -> None:
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=100, check=False
     )
-    assert done.stdout == "3 4 6 7 8\n", done.stdout + done.stderr
+    assert done.stdout == "2 3 4 7 6\n8 9 10 11\n12 13\n", done.stdout + done.stderr
