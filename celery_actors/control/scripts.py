@@ -1,8 +1,7 @@
 """Runs the Lua scripts beside this module.
 
-A script's first line names the parts that it is built on (``-- needs: base placement``),
-and so may that of a part; they are put before it, each once, and before them the tables of
-states and the names of the records' fields, which are Python's to define.
+Before a script and its parts (:mod:`celery_actors.lua_parts`) stand the tables of states and the
+names of the records' fields, which are Python's to define.
 
 Guarantee: a script is sent whole whenever Redis does not know it (after a restart or a
 ``SCRIPT FLUSH``), so a caller never sees NOSCRIPT.  A connection that is lost before the
@@ -24,10 +23,9 @@ from redis.exceptions import NoScriptError
 
 from celery_actors.control.records import GROUP_FIELDS, RECORD_FIELDS
 from celery_actors.control.states import ACTOR_TRANSITIONS, GROUP_TRANSITIONS
+from celery_actors.lua_parts import assemble
 
 Argument = str | bytes | int
-
-_NEEDS = "-- needs:"
 
 
 class Scripts:
@@ -58,25 +56,8 @@ def load_all() -> None:
 
 @cache
 def _load(name: str) -> tuple[str, str]:
-    parts: dict[str, str] = {}
-    _gather(name, parts)
-    source = "\n".join([_preamble(), *parts.values()])
+    source = _preamble() + "\n" + assemble("celery_actors.control", name)
     return source, hashlib.sha1(source.encode()).hexdigest()
-
-
-def _gather(name: str, parts: dict[str, str]) -> None:
-    """Add a script's parts, those that they are built on first, then itself."""
-    body = _read(name)
-    first = body.split("\n", 1)[0]
-    if first.startswith(_NEEDS):
-        for part in first.removeprefix(_NEEDS).split():
-            if part not in parts:
-                _gather(part, parts)
-    parts[name] = body
-
-
-def _read(name: str) -> str:
-    return (files(__package__) / "lua" / f"{name}.lua").read_text(encoding="utf-8")
 
 
 def _preamble() -> str:

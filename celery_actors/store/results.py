@@ -11,13 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
 from struct import Struct
 from typing import Any, cast
 
 import redis
 
 from celery_actors.ids import CALLER_BYTES, split_object_id
+from celery_actors.lua_parts import assemble
 from celery_actors.protocol.cursors import Cursor
 
 __all__ = ["BLOCK_BITS", "FIELD", "Result", "Results", "Unresolved", "script"]
@@ -36,7 +36,7 @@ _LAST = CALLER_BYTES + 7  # where the last byte of the sequence stands in an obj
 @cache
 def script(name: str) -> bytes:
     """Return the source of one of the store's scripts."""
-    return (files("celery_actors.store") / "lua" / f"{name}.lua").read_bytes()
+    return assemble("celery_actors.store", name).encode()
 
 
 @dataclass(frozen=True, slots=True)

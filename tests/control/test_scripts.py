@@ -150,7 +150,9 @@ def test_two_nodes_at_once_claim_each_placement_once(cluster: Cluster) -> None:
 
     def claim(index: int) -> None:
         for placement in placements:
-            if cluster.control.begin(placement.actor_id, placement.incarnation, placement.node_id):
+            if cluster.control.begin(
+                placement.actor_id, placement.incarnation, placement.node_id, f"{index:016x}"
+            ):
                 begun.append(placement.actor_id)
 
     at_once(4, claim)
@@ -173,7 +175,8 @@ def test_creations_from_many_threads_reserve_what_there_is(cluster: Cluster) -> 
 
 def test_the_package_imports_only_the_standard_library_and_redis() -> None:
     allowed = {*sys.stdlib_module_names, "redis"}
-    for path in PACKAGE.glob("*.py"):
+    ours = ("celery_actors.control", "celery_actors.lua_parts")
+    for path in [*PACKAGE.glob("*.py"), PACKAGE.parent / "lua_parts.py"]:
         for statement in ast.walk(ast.parse(path.read_text())):
             names = []
             if isinstance(statement, ast.Import):
@@ -181,7 +184,7 @@ def test_the_package_imports_only_the_standard_library_and_redis() -> None:
             elif isinstance(statement, ast.ImportFrom):
                 names = [statement.module or ""]
             for name in names:
-                own = name.startswith("celery_actors.control")
+                own = name.startswith(ours)
                 assert own or name.split(".")[0] in allowed, f"{path.name} imports {name}"
 
 

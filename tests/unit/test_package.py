@@ -16,7 +16,8 @@ import celery_actors
 ROOT = Path(celery_actors.__file__).parent
 # What each part may import of the others, besides itself.
 BELOW = {
-    "control": set[str](),
+    "lua_parts": set[str](),
+    "control": {"lua_parts"},
     "declarations": set[str](),
     "error_copies": set[str](),
     "tracebacks": {"error_copies"},
@@ -37,6 +38,7 @@ BELOW = {
         "exceptions",
         "flat",
         "ids",
+        "lua_parts",
         "protocol",
         "serialization",
         "tracebacks",

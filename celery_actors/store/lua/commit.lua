@@ -1,11 +1,12 @@
+-- needs: waiters
 -- One commit of an actor: results, plain results, pushes, cursors, in one step.
 --
 -- Guarantee: either all of it happens, or (another incarnation holds the record, or the
 -- number is not the next) none.  A commit is retried after a lost connection with the
 -- same number: an equal number from the same incarnation answers OK without doing it
--- again.  The number is written last, so that a script that dies on the way (out of memory)
--- is repeated whole; and pushes come behind what such a Redis refuses.  (Of what a transaction around this stores, see
--- committer.py.)
+-- again.  The number is written last, so that a script that ends with an error on the way is
+-- repeated whole, and pushes come behind the writes that a full Redis refuses.  (What a
+-- transaction around this script stores: see committer.py.)
 --
 -- ARGV: record key, incarnation, number, cursor key, ttl (ms),
 --       blocks, cursors, pushes, plain  (counts), then
@@ -33,16 +34,6 @@ local function write(key, first, last)
     redis.call('HSET', key, unpack(ARGV, part, math.min(part + 3999, last)))
   end
 end
--- Tell those who wait for a value that it is there.
-local function tell(waiters, field)
-  local waiting = redis.call('HGET', waiters, field)
-  if waiting then
-    for channel, oid in string.gmatch(waiting, '([^ ]+) ([^ ]+) ') do
-      redis.call('PUBLISH', channel, 'W' .. oid)
-    end
-    redis.call('HDEL', waiters, field)
-  end
-end
 local at = 10
 for _ = 1, tonumber(ARGV[6]) do
   local key, waiters = ARGV[at], ARGV[at + 1]
@@ -53,10 +44,10 @@ for _ = 1, tonumber(ARGV[6]) do
   redis.call('PEXPIRE', key, ttl)
   if redis.call('EXISTS', waiters) == 1 then
     for field = first, beside - 1, 2 do
-      tell(waiters, ARGV[field])
+      tell_waiters(waiters, ARGV[field])
     end
     for field = beside, at - 1 do
-      tell(waiters, ARGV[field])
+      tell_waiters(waiters, ARGV[field])
     end
   end
 end

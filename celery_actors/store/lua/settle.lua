@@ -1,3 +1,4 @@
+-- needs: waiters
 -- Store values that the owner of objects gives them itself (no actor commits them), and tell who
 -- waits.  An object's first value stays: an actor may have committed one before.
 --
@@ -6,12 +7,6 @@ for at = 2, #ARGV, 4 do
   local key, waiters, field = ARGV[at], ARGV[at + 1], ARGV[at + 2]
   redis.call('HSETNX', key, field, ARGV[at + 3])
   redis.call('PEXPIRE', key, ARGV[1])
-  local waiting = redis.call('HGET', waiters, field)
-  if waiting then
-    for channel, oid in string.gmatch(waiting, '([^ ]+) ([^ ]+) ') do
-      redis.call('PUBLISH', channel, 'W' .. oid)
-    end
-    redis.call('HDEL', waiters, field)
-  end
+  tell_waiters(waiters, field)
 end
 return 'OK'
