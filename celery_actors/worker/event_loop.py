@@ -312,7 +312,7 @@ class AsyncExecutor(Executor):
                 value = function(*args, **kwargs)
                 if run.options.streams:
                     value = await produce_async(
-                        self._producer(run), run, value, lambda: self._invoke(run)
+                        self._producer(run), value, lambda: self._invoke(run)
                     )
                 elif inspect.isawaitable(value):
                     value = await value

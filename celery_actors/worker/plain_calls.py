@@ -15,8 +15,9 @@ from celery.worker import state as worker_state
 from celery_actors.protocol.concurrency import DEFAULT_GROUP
 from celery_actors.worker.activity import Activity
 from celery_actors.worker.commits import Commits
+from celery_actors.worker.forked import leave_child
 from celery_actors.worker.instance import Instance
-from celery_actors.worker.plain_messages import PLAIN_CALLER, PlainCall
+from celery_actors.worker.plain_messages import PLAIN_CALLER, PlainCall, values_of
 from celery_actors.worker.plain_results import PlainResults
 from celery_actors.worker.raised import is_a
 from celery_actors.worker.runner import Runner
@@ -96,6 +97,8 @@ class PlainCalls:
 
         :param error: what user code raised.
         """
+        if self._runner.is_child:
+            leave_child(error)
         if error is not None and is_a(error, SystemExit):
             error = self._runner.exited(error, self._instance.describe(call.name))
         if self._runner.crashed:
@@ -132,14 +135,5 @@ def _is_revoked(call: PlainCall) -> bool:
     """Whether ``revoke`` or ``revoke_by_stamped_headers`` named a call."""
     if call.task_id in worker_state.revoked:
         return True
-    stamps = call.request.get("stamps") or {}
-    return any(
-        set(_listed(stamps.get(header))) & set(_listed(worker_state.revoked_stamps.get(header)))
-        for header in call.request.get("stamped_headers") or ()
-    )
-
-
-def _listed(value: Any) -> list[str]:
-    if value is None:
-        return []
-    return [str(each) for each in value] if isinstance(value, (list, tuple, set)) else [str(value)]
+    revoked = worker_state.revoked_stamps
+    return any(values & values_of(revoked.get(name)) for name, values in call.stamps.items())

@@ -9,7 +9,7 @@ from kombu.serialization import loads
 
 from celery_actors.exceptions import TamperedError
 
-__all__ = ["PLAIN_CALLER", "PlainCall", "decode_plain"]
+__all__ = ["PLAIN_CALLER", "PlainCall", "decode_plain", "values_of"]
 
 #: Stands for all plain clients where a caller's id is expected.
 PLAIN_CALLER = b"\0" * 8
@@ -23,6 +23,7 @@ class PlainCall(NamedTuple):
     :ivar name: of the method.
     :ivar refusal: why it can't be run as it was asked for; ``None``: it can.
     :ivar request: the message's headers and links, under Celery's names of a task's request.
+    :ivar stamps: the values of the headers by which it can be revoked, by header.
     """
 
     sequence: int
@@ -32,6 +33,7 @@ class PlainCall(NamedTuple):
     kwargs: dict[str, Any]
     refusal: str | None
     request: Mapping[str, Any]
+    stamps: Mapping[str, frozenset[str]]
 
     @property
     def ignore_result(self) -> bool:
@@ -60,11 +62,30 @@ def decode_plain(message: Any, body: bytes, sequence: int) -> PlainCall:
     else:
         args, kwargs, links = content
         request = {**headers, **(links or {}), "args": args, "kwargs": kwargs}
+    # Attributes of Celery's own objects, which are made of this, are not the client's to set.
+    request = {name: value for name, value in request.items() if not name.startswith("_")}
     task_id, name = str(request["id"]), str(request["task"])
+    task_id.encode()  # it becomes a part of a key in Redis
     if not isinstance(args, list) or not isinstance(kwargs, dict):
         raise TypeError("args must be a list and kwargs a mapping")
     method = name.rpartition(".")[2]
-    return PlainCall(sequence, task_id, method, args, kwargs, _refusal(request), request)
+    stamps = _stamps(request)
+    return PlainCall(sequence, task_id, method, args, kwargs, _refusal(request), request, stamps)
+
+
+def values_of(stamp: Any) -> frozenset[str]:
+    """Return the values of a stamp: Celery takes one, or several."""
+    if stamp is None:
+        return frozenset()
+    several = isinstance(stamp, (list, tuple, set))
+    return frozenset(map(str, stamp)) if several else frozenset([str(stamp)])
+
+
+def _stamps(request: Mapping[str, Any]) -> Mapping[str, frozenset[str]]:
+    stamps, headers = request.get("stamps") or {}, request.get("stamped_headers") or []
+    if not isinstance(stamps, dict) or not isinstance(headers, list):
+        raise TypeError("stamps must be a mapping and stamped_headers a list")
+    return {header: values_of(stamps.get(header)) for header in headers}
 
 
 def _loads(message: Any, body: bytes) -> Any:

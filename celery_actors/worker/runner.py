@@ -143,6 +143,8 @@ class Runner:
     """Begins and ends calls.  Used by the threads that run them.
 
     :ivar stop: why the actor is over, once it is.
+    :ivar is_child: user code forked this process within a call.  Where it comes out of the call,
+        it is to end (:func:`leave_child`): it must send nothing over the actor's connections.
     :param attempts: how often calls that the death of earlier incarnations interrupted were
         begun, by caller and sequence.
     """
@@ -164,14 +166,14 @@ class Runner:
         self._cancellations = cancellations
         self._recorder = recorder
         self._attempts = attempts
-        self._is_child = False
+        self.is_child = False
         self.stop: str | None = None
         self.ending: Ending | None = None
         """How user code ended the actor, if it did: what waits then is not run."""
 
     def forked(self) -> None:
         """User code has forked, and this process is the child."""
-        self._is_child = True
+        self.is_child = True
 
     # -- before -----------------------------------------------------------------------
 
@@ -269,7 +271,7 @@ class Runner:
     def runs_again(self, run: Run, error: BaseException) -> bool:
         """Whether a call that raised is run again, in its place."""
         options = run.options
-        if not options.retry_exceptions or run.cancelled or self._is_child:
+        if not options.retry_exceptions or run.cancelled or self.is_child:
             return False
         if is_a(error, SystemExit) or is_a(error, TaskCancelledError):
             return False
@@ -287,7 +289,7 @@ class Runner:
 
         :param error: what user code raised.
         """
-        if self._is_child:
+        if self.is_child:
             leave_child(error)
         call = run.call
         run.over = True

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from celery_actors.ids import item_sequence, object_id
 from celery_actors.store.results import Result
 from celery_actors.worker.commits import Commits
+from celery_actors.worker.forked import leave_child
 from celery_actors.worker.raised import is_result
 from celery_actors.worker.runner import Run, Runner, shielded
 
@@ -50,20 +51,28 @@ class Producer:
         """An attempt begins."""
         self._passed = 0
 
-    def begins_again(self, error: BaseException) -> bool:
-        """Whether the generator, which raised, is called again."""
-        return self._runner.runs_again(self._run, error)
-
     def send(self, value: Any) -> None:
         """Send one value, unless an earlier attempt has sent the value of that place."""
+        if self._runner.is_child:
+            leave_child(None)
         self._passed += 1
         self._sent = self._passed > self.count
         if self._sent:
             self._commit(self._runner.stored(self._run.call, value, *self._place()))
 
-    def send_error(self, error: BaseException) -> None:
-        """The generator raised: its error is the last value."""
+    def begins_again(self, error: BaseException) -> bool:
+        """Whether the generator, which raised, is called again.  If not, its error is sent.
+
+        :raises BaseException: ``error``, if that is no result.
+        """
+        if self._runner.is_child:
+            leave_child(error)
+        if not is_result(error, self._run.cancelled):
+            raise error
+        if self._runner.runs_again(self._run, error):
+            return True
         self._commit(self._runner.stored_error(self._run.call, error, *self._place()))
+        return False
 
     def _commit(self, result: Result) -> None:
         with shielded(self._run):
@@ -96,7 +105,7 @@ def produce(producer: Producer, run: Run, generator: Any, again: Callable[[], An
     :param again: calls the function again, which raised what it is to be retried after.
     """
     if isinstance(generator, AsyncIterable):  # of a plain method that wraps an async generator
-        return asyncio.run(produce_async(producer, run, generator, again))
+        return asyncio.run(produce_async(producer, generator, again))
     while True:
         producer.begin()
         try:
@@ -104,31 +113,23 @@ def produce(producer: Producer, run: Run, generator: Any, again: Callable[[], An
                 producer.send(value)
                 if run.cancelled or (producer.must_wait and not producer.wait()):
                     break
-        except BaseException as error:
-            if not is_result(error, run.cancelled):
-                raise
+        except BaseException as error:  # noqa: BLE001 - raised again where it is no result
             if producer.begins_again(error):
                 generator = _AGAIN
                 continue
-            producer.send_error(error)
         return producer.count
 
 
-async def produce_async(
-    producer: Producer, run: Run, generator: Any, again: Callable[[], Any]
-) -> int:
+async def produce_async(producer: Producer, generator: Any, again: Callable[[], Any]) -> int:
     """As :func:`produce`, on an event loop; takes both kinds of generators."""
     while True:
         producer.begin()
         try:
             await _send_all(producer, again() if generator is _AGAIN else generator)
-        except BaseException as error:
-            if not is_result(error, run.cancelled):
-                raise
+        except BaseException as error:  # noqa: BLE001 - raised again where it is no result
             if producer.begins_again(error):
                 generator = _AGAIN
                 continue
-            producer.send_error(error)
         return producer.count
 
 

@@ -168,7 +168,7 @@ def test_tools_are_shown_a_hostile_error() -> None:
     assert "Stop" in shown(error)
     activity = Activity("host", "queue", 1, str)
     activity.events_on = True
-    call = PlainCall(1, "id", "name", [], {}, None, {})
+    call = PlainCall(1, "id", "name", [], {}, None, {}, {})
     activity.begin(call)
     activity.end(call, task_error("f", error), 0.1)
     kind, fields = activity.events[-1]
