@@ -61,18 +61,19 @@ def test_where_others_renew_a_lease_ends(cluster: Cluster) -> None:
     assert cluster.control.expired().callers == (cluster.driver,)
 
 
-def test_a_full_redis_ends_no_lease(cluster: Cluster) -> None:
-    """It refuses renewals, while it carries out what would remove a node."""
+def test_a_full_redis_renews_leases(cluster: Cluster) -> None:
+    """Else those would end of whom no renewal comes at a moment when it has room."""
     node = cluster.node("n1", CPU=1)
-    pause(cluster, 100)
+    pause(cluster, 25)  # others have renewed
     cluster.client.config_set("maxmemory", "1")
     try:
         with pytest.raises(redis.ResponseError, match="maxmemory"):
-            cluster.control.renew_node(node, 60)
-        assert cluster.control.expired().nodes == ()
+            cluster.client.set("ca:x", "1")
+        assert cluster.control.renew_node(node, LEASE / 1000)
+        assert cluster.control.renew_caller(cluster.driver, LEASE / 1000)
+        assert cluster.control.expired().nodes == cluster.control.expired().callers == ()
     finally:
         cluster.client.config_set("maxmemory", "0")
-    assert cluster.control.renew_node(node, 60)
 
 
 def test_the_pulse_goes_with_the_last_lease(cluster: Cluster) -> None:
