@@ -21,9 +21,9 @@ __all__ = ["follow_logs", "stop_following"]
 
 logger = logging.getLogger(__name__)
 
-_AT_MOST_EVERY = 0.05  # seconds: who prints line after line has them shown together
+_AT_MOST_EVERY = 0.05  # seconds between two looks: lines that come fast are shown together
 _LOOK_EVERY = 0.25  # where the kernel can't tell, as when a user has no watch left
-_UNFINISHED_AFTER = 1.0  # seconds in which nothing is added to a line: it is shown as it is
+_UNFINISHED_AFTER = 1.0  # seconds without a change, after which a line without an end is shown
 _MOST_BYTES = 1 << 20  # of a file, read at a time
 _IN_MODIFY, _IN_CREATE = 0x2, 0x100
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -119,7 +119,7 @@ def _follow(directory: Path, changes: _Changes, out: TextIO) -> None:
             try:
                 file.show(size, out, whole=not goes_on)
             except (OSError, ValueError) as error:
-                # Where it goes is closed, or a pipe that nobody reads: as with print() in a thread.
+                # The output is closed, or a pipe that nobody reads: as of print() in a thread.
                 logger.debug("what actors print can't be shown: %s", error)
     changes.close()
 
@@ -175,8 +175,11 @@ class _File:
 
 
 def _sizes(directory: Path) -> list[tuple[str, int]]:
-    try:
-        with os.scandir(directory) as entries:
-            return [(e.name, e.stat().st_size) for e in entries if e.name.endswith(".log")]
-    except FileNotFoundError:
-        return []
+    found = []
+    with contextlib.suppress(FileNotFoundError), os.scandir(directory) as entries:
+        for entry in entries:
+            if entry.name.endswith(".log"):
+                # Of an actor that has printed nothing, the file is removed at its end.
+                with contextlib.suppress(FileNotFoundError):
+                    found.append((entry.name, entry.stat().st_size))
+    return found

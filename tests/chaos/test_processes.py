@@ -54,10 +54,10 @@ def redis_client(brokers: PrivateCluster) -> redis.Redis:
 def test_kill_of_a_driver_on_a_shared_cluster(
     cluster: object, brokers: PrivateCluster, redis_client: redis.Redis, tmp_path: Path
 ) -> None:
-    files = set(shared_memory_files())
+    files = set(shared_memory_files(brokers))
     with Program(WITH_ACTORS, brokers, str(tmp_path / "note"), str(tmp_path / "gate")) as program:
         pids = [int(word) for word in program.hear("the actors' pids").split()]
-        assert set(shared_memory_files()) - files, "its large values lie in shared memory"
+        assert set(shared_memory_files(brokers)) - files, "its large values lie in shared memory"
         jobs = redis_client.zrange("ca:jobs", 0, -1)
         assert len(jobs) == 2
         program.signal(signal.SIGKILL)
@@ -71,7 +71,9 @@ def test_kill_of_a_driver_on_a_shared_cluster(
             DETECTION,
         )
         wait_until(
-            lambda: set(shared_memory_files()) <= files, "no shared memory of its job", DETECTION
+            lambda: set(shared_memory_files(brokers)) <= files,
+            "no shared memory of its job",
+            DETECTION,
         )
 
 

@@ -13,6 +13,7 @@ import redis
 from benchmarks.broker_node import queues_and_exchanges
 from celery_actors.local import PrivateCluster
 from celery_actors.local.address import SESSION_DIR_VARIABLE
+from celery_actors.store.owners import lives
 
 # What may stay, and why. Anything else is a leak.
 ALLOWED_EXCHANGES = (
@@ -109,18 +110,22 @@ def processes_of(session: Path) -> list[psutil.Process]:
     return found
 
 
-def shared_memory_files(brokers: PrivateCluster | None = None) -> list[str]:
-    """Files of ours in shared memory: of that cluster, or of all on this machine."""
+def shared_memory_files(brokers: PrivateCluster) -> list[str]:
+    """Files of the cluster in shared memory: in its own directory, and outside.
+
+    Outside lie files of processes that were told of no session, of whatever cluster.  One whose
+    owner lives is another cluster's: an owner of ours is found among the processes.
+    """
     if not SHARED_MEMORY.is_dir():
         return []
-    session = "celery-actors-*" if brokers is None else brokers.session_dir.name
-    patterns = (f"{SHARED_MEMORY_PREFIX}*", f"{session}/{SHARED_MEMORY_PREFIX}*")
-    return [
-        str(path.relative_to(SHARED_MEMORY))
-        for pattern in patterns
-        for path in SHARED_MEMORY.glob(pattern)
+    own = (SHARED_MEMORY / brokers.session_dir.name).glob(f"{SHARED_MEMORY_PREFIX}*")
+    outside = [
+        path
+        for path in SHARED_MEMORY.glob(f"{SHARED_MEMORY_PREFIX}*")
         if not path.name.startswith("ca-test-")  # of unit tests that run beside these
+        and not lives(SHARED_MEMORY, path.name)
     ]
+    return [str(path.relative_to(SHARED_MEMORY)) for path in (*own, *outside)]
 
 
 def _matches(name: str, patterns: Iterable[str]) -> bool:

@@ -55,6 +55,14 @@ def test_lines_are_shown_with_who_printed_them(shown: io.StringIO, tmp_path: Pat
     wait_for(shown, "(Counter.12) one\n(Counter.12) two\n(Counter.12) three\n")
 
 
+def test_a_file_that_goes_meanwhile_keeps_no_other_from_being_shown(
+    shown: io.StringIO, tmp_path: Path
+) -> None:
+    (tmp_path / "logs" / "job" / "gone@host.log").symlink_to("nowhere")  # listed, and not there
+    log(tmp_path, "Counter.1@host.log", "first\n")
+    wait_for(shown, "(Counter.1) first\n")
+
+
 def test_a_line_is_shown_when_it_is_complete(
     shown: io.StringIO, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
