@@ -44,7 +44,7 @@ class CallResults:
     _codec: Codec | None = None
 
     def call_results(self, task_ids: Iterable[str]) -> dict[str, dict[str, Any]]:
-        """Return the results of those of the ids that are of calls and are over.
+        """Return the results of calls that are over.  Other ids are left out.
 
         :raises ConfigurationError: there is such a result, and this app has no cluster key.
         """

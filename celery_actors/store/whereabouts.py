@@ -29,8 +29,8 @@ DIRECTORY = "celery_actors/shared-memory"
 def whereabouts(settings: Settings) -> dict[str, str]:
     """Return the labels that say which processes share memory with this one.
 
-    The boot id tells this boot of this machine from every other; containers on one
-    machine have it in common, but not the directory's device and inode.
+    The boot id tells this boot of this machine from every other.  Containers on one machine
+    have it in common, but not the device that the directory is on.
     """
     status = _directory(settings).stat()
     return {BOOT: boot_id(), DIRECTORY: f"{settings.shared_memory_dir}:{status.st_dev}"}

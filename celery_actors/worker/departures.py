@@ -50,9 +50,9 @@ class Departures:
     def caller_came(
         self, accepted: Mapping[bytes, int], is_awaited: Callable[[bytes], bool]
     ) -> None:
-        """A caller is about to be known that was not.  Look for those that are gone, at times.
+        """A new caller came.  When many have come, look for those that are gone.
 
-        So an actor keeps as much as it has living callers, within a factor of two.
+        So an actor knows at most twice as many callers as live, or 64.
 
         :param accepted: the callers that are known.
         :param is_awaited: whether a delivery of a caller is unacknowledged.

@@ -39,7 +39,7 @@ __all__ = ["Executor", "TaskExecutor", "die_of"]
 
 logger = logging.getLogger(__name__)
 
-#: Exit status of a process that failed itself.
+#: Exit status after an error of celery_actors itself.
 EXIT_ERROR = 70
 
 _ACK_AFTER = 0.02
@@ -47,7 +47,7 @@ _COLLECT_EVERY = 1.0
 
 
 def die_of(error: BaseException) -> NoReturn:
-    """End the process: it failed itself, and not user code, so that callers are told at once."""
+    """End the process after an error of celery_actors itself, so that callers are told at once."""
     logger.critical("an error of celery_actors itself", exc_info=error)
     os._exit(EXIT_ERROR)
 
@@ -151,8 +151,8 @@ class Executor:
         value: Any = None
         error: BaseException | None = None
         try:
-            # An interruption comes once, at any point of this block, also where it is all but
-            # over; behind it, none does.
+            # An interruption may come at any point of this block, up to its last statement, and
+            # comes once.  Behind the block none comes.
             self._begun(run)
             value, error = self._execute(run)
             run.over = True

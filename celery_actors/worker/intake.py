@@ -307,8 +307,8 @@ class Intake:
     def _is_gap(self, caller: bytes) -> bool:
         """A gap whose caller is gone is skipped: nobody will fill it.
 
-        But one that a ring has left was filled by a caller that took its leave: it sends all
-        again that lay there (see client.sender), behind what it had sent since.
+        An exception is a gap of messages that lay in the caller's ring.  A caller that ends sends
+        these again through RabbitMQ (see client.sender), behind its later messages.
         """
         return caller in self._missing or self._departures.caller_alive(caller)
 

@@ -28,8 +28,8 @@ __all__ = ["Deadline", "leave", "modules_until_now", "run_exit_handlers"]
 
 logger = logging.getLogger(__name__)
 
-# The kernel ends a process so much later whose deadline was missed by its own thread (it could not
-# run), or that hangs where no thread of Python's runs any more.  Seconds.
+# Seconds after the deadline, after which the kernel ends the process.  The process's own thread may
+# be unable to do it, and in the last steps no thread of Python's runs any more.
 _KERNEL_LATER = 5.0
 _libc_exit = ctypes.PyDLL(None).exit  # keeps the GIL: no other thread of Python's runs meanwhile
 

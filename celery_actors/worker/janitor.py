@@ -59,7 +59,7 @@ class Janitor:
         self._sweep_shared_memory()
 
     def caller_ended(self, caller_id: str) -> None:
-        """An actor's process is gone: of its values those stay to which others have refs."""
+        """An actor's process is gone: its values go, unless others have refs to them."""
         self._settle(self._control.end_caller(caller_id))
         self._results.forget_unkept(
             caller_id, lambda oids: self._control.lent([oid.hex() for oid in oids])

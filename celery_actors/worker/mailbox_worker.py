@@ -342,7 +342,7 @@ class MailboxWorker(WorkController):  # type: ignore[misc]
         activity.wake = self._wake_events
         # Declared here too, as its creator does (see client.mailbox), without an exchange of
         # its own: a busy broker may come to the creator's declaration after this process.
-        # On later connections only where the actor is not dead, since its mailbox is then deleted.
+        # On later connections only while the actor lives: the mailbox of a dead one is deleted.
         mailbox = self.mailbox = Queue(queue, routing_key=queue, durable=True)
         self.app.amqp.queues.select_add(mailbox)
         self.app.amqp.queues.select([queue])
@@ -398,7 +398,9 @@ class MailboxWorker(WorkController):  # type: ignore[misc]
 
     def _publish(self, order: bytes) -> None:
         self._ack()
-        if self.consumer.task_consumer is not None:  # else: whoever wants it asks once more
+        if (
+            self.consumer.task_consumer is not None
+        ):  # else: not connected; the next sweep asks again
             message = Message(
                 order, content_type=CONTENT_TYPE, application_headers={"task": ORDER_TASK}
             )

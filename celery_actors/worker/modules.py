@@ -1,4 +1,4 @@
-"""Where a process that does not see its driver's files has the driver's modules from.
+"""How a process that does not see its driver's files imports the driver's modules.
 
 A finder comes before those of Python.  It asks the job's driver once for each module that is
 imported, unpacks the package with it in the node's cache, and has Python's finder look there.

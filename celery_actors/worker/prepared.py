@@ -1,8 +1,8 @@
 """What all actor processes of a node have in common, made before they fork.
 
-An object costs a process memory of its own as soon as it is made there, and so does each
-page with code that makes it: its reference counts are written to.  What is made before the
-fork costs all of them together as much as one (some 1.5 MB).
+What a process makes after the fork is memory of its own, and so is each page of shared memory
+that it writes to, if only to reference counts.  What is made before the fork is there once for
+all of them (some 1.5 MB).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What becomes of an exception that user code raised: the one place that says so.
+"""What an exception of user code becomes: the one place that decides it.
 
 User code runs in methods, tasks, constructors and generators, and also while arguments are
 unpickled and while a reply is made (``__reduce__``, ``__iter__``).  Whatever it raises there, any
