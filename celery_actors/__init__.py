@@ -37,7 +37,7 @@ from celery_actors.api import (
     shutdown,
     wait,
 )
-from celery_actors.generators import ObjectRefGenerator
+from celery_actors.generators import DynamicObjectRefGenerator, ObjectRefGenerator
 from celery_actors.handle import ActorHandle
 from celery_actors.ids import (
     ActorID,
@@ -63,6 +63,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ActorHandle",
     "ActorID",
+    "DynamicObjectRefGenerator",
     "JobID",
     "LoggingConfig",
     "NodeID",

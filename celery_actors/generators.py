@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Generic, NoReturn, TypeVar
 
 from celery_actors.client.objects import Entry
 from celery_actors.client.streams import Stream
 from celery_actors.refs import ObjectRef, task_id_of
 
-__all__ = ["ObjectRefGenerator"]
+__all__ = ["DynamicObjectRefGenerator", "ObjectRefGenerator"]
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -101,3 +102,31 @@ class ObjectRefGenerator(Generic[T_co]):
         drop = getattr(self, "_drop", None)
         if drop is not None:
             drop()
+
+
+class DynamicObjectRefGenerator(Generic[T_co]):
+    """The refs of what a generator with ``num_returns="dynamic"`` yielded: its one value.
+
+    It can be passed on, and iterated over once.  Where the generator raised, the last ref
+    raises it.  Ray's former way: ``num_returns="streaming"`` returns each ref as soon as its
+    value is there.
+
+    Example::
+
+        @ray.remote(num_returns="dynamic")
+        def count(n):
+            yield from range(n)
+
+        for ref in ray.get(count.remote(3)):
+            print(ray.get(ref))     # 0, 1, 2
+    """
+
+    def __init__(self, refs: list[ObjectRef[T_co]]) -> None:
+        self._refs = refs
+
+    def __iter__(self) -> Iterator[ObjectRef[T_co]]:
+        while self._refs:
+            yield self._refs.pop(0)
+
+    def __len__(self) -> int:
+        return len(self._refs)

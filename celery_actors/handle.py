@@ -11,9 +11,9 @@ from celery_actors import serialization
 from celery_actors.client.current import current_process, require_process
 from celery_actors.client.holds import Hold
 from celery_actors.declarations import MYPY, Held, submits
-from celery_actors.generators import ObjectRefGenerator
+from celery_actors.generators import DynamicObjectRefGenerator, ObjectRefGenerator
 from celery_actors.ids import ActorID
-from celery_actors.options import STREAMING, MethodOptions
+from celery_actors.options import DYNAMIC, STREAMING, MethodOptions
 from celery_actors.protocol.call_options import CallOptions, encode_options
 from celery_actors.protocol.creation import decode_handle, encode_handle
 from celery_actors.refs import ObjectRef
@@ -78,6 +78,7 @@ class MethodDescription:
                     options.name,
                     self.streams,
                     options._generator_backpressure_num_objects,
+                    options.num_returns == DYNAMIC,
                 )
             ),
         )
@@ -124,6 +125,7 @@ class ClassDescription:
 
     :ivar concurrent: calls of the actor run several at a time, so that none has to wait for
         arguments of another.
+    :ivar module: of the class.
     """
 
     name: str
@@ -131,6 +133,20 @@ class ClassDescription:
     max_pending_calls: int = -1
     groups: tuple[str, ...] = ()
     concurrent: bool = False
+    module: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ActorClassDescriptor:
+    """What Ray's programs read of ``handle._ray_actor_creation_function_descriptor``.
+
+    Attributes:
+        module_name: Where the actor's class is defined.
+        class_name: The class's name.
+    """
+
+    module_name: str
+    class_name: str
 
 
 #: Methods that every actor has (as Ray's).
@@ -218,6 +234,10 @@ class ActorMethod(Generic[P, R_co]):
     ) -> ActorMethod[P, ObjectRefGenerator[Any]]: ...
     @overload
     def options(
+        self, /, *, num_returns: Literal["dynamic"], **changes: Any
+    ) -> ActorMethod[P, ObjectRef[DynamicObjectRefGenerator[Any]]]: ...
+    @overload
+    def options(
         self, /, *, num_returns: int, **changes: Any
     ) -> ActorMethod[P, list[ObjectRef[Any]]]: ...
     @overload
@@ -271,6 +291,10 @@ class ActorHandle(Held[T_co]):
         def __ray_terminate__(self) -> ActorMethod[[], ObjectRef[None]]: ...
         @property
         def _actor_id(self) -> ActorID: ...
+        @property
+        def _ray_actor_id(self) -> ActorID: ...
+        @property
+        def _ray_actor_creation_function_descriptor(self) -> ActorClassDescriptor: ...
         def __getattr__(self, name: str) -> ActorMethod[..., Any]: ...
 
     _celery_actor: bytes
@@ -288,8 +312,12 @@ class ActorHandle(Held[T_co]):
             description = self._celery_description.methods.get(name) or SYSTEM_METHODS.get(name)
             if description is not None:
                 return ActorMethod(self, name, description)
-            if name == "_actor_id":  # Ray's name; a method of the user's goes before
+            # Ray's names, which public programs use; a method of the user's goes before.
+            if name in ("_actor_id", "_ray_actor_id"):
                 return ActorID(self._celery_actor)
+            if name == "_ray_actor_creation_function_descriptor":
+                described = self._celery_description
+                return ActorClassDescriptor(described.module, described.name)
             raise AttributeError(
                 f"actor {self._celery_description.name} has no remote method {name!r}"
                 + ("" if name.startswith("__") else f"; it has {', '.join(dir(self)) or 'none'}")

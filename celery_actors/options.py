@@ -24,6 +24,9 @@ __all__ = [
 #: The attribute in which ``@method`` leaves a method's options.
 METHOD_OPTIONS = "__celery_actors_method__"
 
+#: ``num_returns`` of a generator: its one value is a list of refs to what it yielded.
+DYNAMIC = "dynamic"
+
 #: ``num_returns`` of a generator: each value is there as it is yielded.
 STREAMING = "streaming"
 
@@ -247,7 +250,7 @@ class MethodOptions:
 
 
 def _check_returns(value: Any) -> None:
-    if value in (None, STREAMING, "dynamic"):
+    if value in (None, STREAMING, DYNAMIC):
         return
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 65536:
         raise ValueError(

@@ -39,7 +39,7 @@ from celery_actors.declarations import (
     submits,
 )
 from celery_actors.exceptions import ActorAlreadyExistsError
-from celery_actors.generators import ObjectRefGenerator
+from celery_actors.generators import DynamicObjectRefGenerator, ObjectRefGenerator
 from celery_actors.handle import (
     SYSTEM_METHODS,
     ActorHandle,
@@ -51,6 +51,7 @@ from celery_actors.handle import (
 )
 from celery_actors.ids import call_owner, new_actor_id
 from celery_actors.options import (
+    DYNAMIC,
     METHOD_OPTIONS,
     STREAMING,
     ActorOptions,
@@ -219,6 +220,7 @@ class ActorClass(Generic[T]):
             options.max_pending_calls,
             tuple(options.concurrency_groups),
             not concurrency.serial,
+            self.__kind.__module__,
         )
         sys_path = process.environments.paths()
 
@@ -390,6 +392,11 @@ class ActorClass(Generic[T]):
         """The class behind this name."""
         return ActorClassMetadata(self.__kind, self.__kind.__qualname__)
 
+    @property
+    def __ray_actor_class__(self) -> type[T]:
+        """The decorated class itself, as Ray's programs ask for it."""
+        return self.__kind
+
     def __dir__(self) -> list[str]:
         return sorted({*object.__dir__(self), *dir(self.__kind)})
 
@@ -465,6 +472,7 @@ class RemoteFunction(Generic[P, R_co]):
                 name=options.name,
                 streams=self._streams,
                 window=options._generator_backpressure_num_objects,
+                dynamic=options.num_returns == DYNAMIC,
             )
         )
         self.__name__ = getattr(function, "__name__", "function")
@@ -517,6 +525,10 @@ class RemoteFunction(Generic[P, R_co]):
     def options(
         self, /, *, num_returns: Literal["streaming"], **changes: Any
     ) -> RemoteFunction[P, ObjectRefGenerator[Any]]: ...
+    @overload
+    def options(
+        self, /, *, num_returns: Literal["dynamic"], **changes: Any
+    ) -> RemoteFunction[P, ObjectRef[DynamicObjectRefGenerator[Any]]]: ...
     @overload
     def options(
         self, /, *, num_returns: int, **changes: Any
@@ -623,6 +635,10 @@ def remote(
 ) -> Callable[[Callable[P, Any]], RemoteFunction[P, None]]: ...
 @overload
 def remote(*, num_returns: Literal[1, "streaming"], **options: Any) -> RemoteDecorator: ...
+@overload
+def remote(
+    *, num_returns: Literal["dynamic"], **options: Any
+) -> Callable[[Callable[P, Any]], RemoteFunction[P, ObjectRef[DynamicObjectRefGenerator[Any]]]]: ...
 @overload
 def remote(
     *, num_returns: int, **options: Any

@@ -39,7 +39,7 @@ from celery_actors.client.streams import Streams
 from celery_actors.client.values import Values
 from celery_actors.config import Settings
 from celery_actors.control import Control
-from celery_actors.exceptions import SessionEndedError, TamperedError
+from celery_actors.exceptions import ActorsError, SessionEndedError, TamperedError
 from celery_actors.ids import NO_INCARNATION, mailbox_name, object_id
 from celery_actors.protocol.orders import Order, OrderKind
 from celery_actors.protocol.signing import Signer
@@ -260,7 +260,15 @@ class Process:
         self.hold_contents(dumped, f"{self.caller.hex()}/o{sequence}.0")
         if self.codec.shared(dumped):
             self.housekeeping.free_shared_memory()
-        blob = self.codec.encode(entry.oid, dumped)
+        return self._put_encoded(entry, self.codec.encode(entry.oid, dumped), stored)
+
+    def put_failure(self, failure: ActorsError) -> Entry:
+        """Store an error under a new id: getting it raises."""
+        with self.lock:
+            entry = self.objects.add(object_id(self.caller, self.next_sequence()))
+        return self._put_encoded(entry, self.codec.encode_error(entry.oid, failure), True)
+
+    def _put_encoded(self, entry: Entry, blob: bytes, stored: bool) -> Entry:
         if stored:
             self.results.put(entry.oid, blob)
         with self.lock:

@@ -29,6 +29,7 @@ class CallOptions:
     :ivar name: under which tools show it.
     :ivar streams: it is a generator, whose values leave as they are yielded.
     :ivar window: values of a stream that may wait for their consumer; -1: any number.
+    :ivar dynamic: it is a generator, whose value is a list of refs to what it yields.
     """
 
     retries: int = 0
@@ -37,6 +38,7 @@ class CallOptions:
     name: str | None = None
     streams: bool = False
     window: int = -1
+    dynamic: bool = False
 
     def retries_after(self, error: BaseException) -> bool:
         """Whether a call that raised ``error`` may be run again at all."""

@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from celery_actors import serialization
@@ -32,6 +34,7 @@ from celery_actors.store.results import Result
 from celery_actors.worker.activity import Activity
 from celery_actors.worker.cancellation import Cancellations, RunningCall
 from celery_actors.worker.commits import Commits
+from celery_actors.worker.dynamic import gather
 from celery_actors.worker.exits import ActorExit
 from celery_actors.worker.forked import leave_child
 from celery_actors.worker.instance import NO_ARGUMENTS, Instance
@@ -308,7 +311,7 @@ class Runner:
             if call.flags & CallFlag.STORE_NOTHING:
                 logger.info("a call whose result nobody holds failed: %s", failure)
             else:
-                results = self._errors(call, failure)
+                results = [*results, *self._errors(call, failure, len(results))]
         self._activity.end(
             call,
             failure,
@@ -388,8 +391,18 @@ class Runner:
         return values
 
     def _results(self, run: Run, value: Any) -> tuple[Sequence[Result], ActorsError | None]:
+        """Return what is to be stored, and the error in place of the values that are missing."""
         call = run.call
+        if call.returns > 1 and isinstance(value, Iterator):
+            return self._results_of_iterator(run, value)
         try:
+            if run.options.dynamic:
+                value = gather(
+                    self._process,
+                    value,
+                    partial(self._dump, call),
+                    partial(self._failure, run),
+                )
             frames = serialization.dump_flat(value) if call.returns == 1 else None
             if frames is not None:
                 oid = object_id(call.caller, call.task)
@@ -405,6 +418,29 @@ class Runner:
         except BaseException as error:  # noqa: BLE001 - user code runs in it and raises anything
             return [], self._failure(run, error)
         return results, None
+
+    def _results_of_iterator(
+        self, run: Run, values: Iterator[Any]
+    ) -> tuple[Sequence[Result], ActorsError | None]:
+        """Return the results of a generator with a fixed number of values (as Ray's).
+
+        What it yielded before it raised, or before it ended too early, is stored.  What it would
+        yield beyond that number is not asked for.
+        """
+        call, dumped, failure = run.call, list[Dumped](), None
+        try:
+            dumped.extend(self._dump(call, value) for value in islice(values, call.returns))
+            if len(dumped) < call.returns:
+                raise ValueError(
+                    f"{self._instance.describe(call.method)} was called with num_returns="
+                    f"{call.returns} and yielded {len(dumped)} value(s)"
+                )
+        except BaseException as error:  # noqa: BLE001 - user code runs in it and raises anything
+            failure = self._failure(run, error)
+        return [
+            self._store(call, part, object_id(call.caller, call.task, index), call.task, index)
+            for index, part in enumerate(dumped)
+        ], failure
 
     def _dump(self, call: Call, value: Any) -> Dumped:
         return serialization.dumps(
@@ -437,8 +473,11 @@ class Runner:
     ) -> Result:
         return oid, sequence, place, self._process.codec.encode_error(oid, failure), False
 
-    def _errors(self, call: Call, failure: ActorsError) -> Sequence[Result]:
-        oids = [object_id(call.caller, call.task, index) for index in range(call.returns)]
+    def _errors(self, call: Call, failure: ActorsError, first: int = 0) -> Sequence[Result]:
+        """Return an error in place of each value of a call, from that place on."""
         return [
-            self._stored_failure(failure, oid, call.task, index) for index, oid in enumerate(oids)
+            self._stored_failure(
+                failure, object_id(call.caller, call.task, index), call.task, index
+            )
+            for index in range(first, call.returns)
         ]

@@ -251,6 +251,82 @@ def fixed_number(ray):
     assert ray.get(refs) == [0, 10, 20]
 
 
+@case("A generator with num_returns=n that raises: what it yielded before stays")
+def fixed_number_that_raises(ray):
+    @ray.remote(num_returns=4)
+    def breaks():
+        yield "a"
+        yield "b"
+        raise KeyError("c")
+
+    first, second, *rest = breaks.remote()
+    assert ray.get([first, second], timeout=12) == ["a", "b"]
+    for ref in rest:
+        with raises(KeyError):
+            ray.get(ref, timeout=12)
+
+
+@case("A generator with num_returns=n that goes on: its first n values are there")
+def fixed_number_of_more(ray):
+    @ray.remote
+    class Actor:
+        @ray.method(num_returns=2)
+        def count(self):
+            yield from range(5)
+
+    actor = Actor.remote()
+    assert ray.get(actor.count.remote(), timeout=12) == [0, 1]
+    assert ray.get(actor.count.options(num_returns=3).remote(), timeout=12) == [0, 1, 2]
+
+
+@case("A generator with num_returns=n that yields fewer: the refs without a value raise")
+def fixed_number_of_fewer(ray):
+    @ray.remote(num_returns=3)
+    def one():
+        yield "only"
+
+    first, *rest = one.remote()
+    assert ray.get(first, timeout=12) == "only"
+    for ref in rest:
+        with raises(ValueError):
+            ray.get(ref, timeout=12)
+
+
+@case("num_returns='dynamic': the one value is a list of refs, which others can get, too")
+def dynamic(ray):
+    @ray.remote(num_returns="dynamic")
+    def halves(number):
+        while number:
+            yield number
+            number //= 2
+
+    @ray.remote
+    def add(refs):
+        return len(refs), sum(ray.get(list(refs)))
+
+    ref = halves.remote(12)
+    assert ray.get(add.remote(ref), timeout=12) == (4, 22)
+    found = ray.get(ref, timeout=12)
+    assert isinstance(found, ray.DynamicObjectRefGenerator)
+    assert ray.get(add.remote(found), timeout=12) == (4, 22)
+    assert [ray.get(each, timeout=12) for each in ray.get(ref)] == [12, 6, 3, 1]
+
+
+@case("num_returns='dynamic' of a generator that raises: the last ref raises it")
+def dynamic_that_raises(ray):
+    @ray.remote
+    class Actor:
+        def breaks(self):
+            yield 1
+            raise KeyError("two")
+
+    ref = Actor.remote().breaks.options(num_returns="dynamic").remote()
+    first, second = ray.get(ref, timeout=12)
+    assert ray.get(first, timeout=12) == 1
+    with raises(KeyError):
+        ray.get(second, timeout=12)
+
+
 @case("method.options(num_returns='streaming') is accepted for a generator method")
 def streaming_by_method_option(ray):
     @ray.remote

@@ -293,3 +293,53 @@ def logging_config(ray):
     assert (config.encoding, config.log_level) == ("JSON", "DEBUG")
     with raises(ValueError):
         ray.LoggingConfig(encoding="XML")
+
+
+@case("__ray_actor_class__ of an actor class is the decorated class itself")
+def class_behind_an_actor_class(ray):
+    @ray.remote
+    class Scale:
+        def __init__(self, factor):
+            self.factor = factor
+
+        def apply(self, value):
+            return self.factor * value
+
+    plain = Scale.__ray_actor_class__
+    assert plain(3).apply(4) == 12
+    assert plain.apply(plain(2), 5) == 10
+
+
+@case("a handle has its actor's id and class under the names that programs use")
+def private_names_of_a_handle(ray):
+    @ray.remote
+    class Probe:
+        def own_id(self):
+            return ray.get_runtime_context().get_actor_id()
+
+    probe = Probe.remote()
+    assert probe._ray_actor_id.hex() == ray.get(probe.own_id.remote(), timeout=12)
+    described = probe._ray_actor_creation_function_descriptor
+    assert described.class_name.endswith("Probe")
+    assert described.module_name == Probe.__ray_actor_class__.__module__
+
+
+@case("types are found where programs import them: types, remote_function, _raylet, pool")
+def places_of_types(ray):
+    @ray.remote
+    def work():
+        return 1
+
+    @ray.remote
+    def count():
+        yield 1
+
+    assert isinstance(work, submodule(ray, "remote_function").RemoteFunction)
+    ref, generator = work.remote(), count.remote()
+    internals = submodule(ray, "_raylet")
+    assert isinstance(ref, internals.ObjectRef)
+    assert isinstance(generator, internals.ObjectRefGenerator)
+    assert submodule(ray, "types").ObjectRef[int] is not None
+    pools = submodule(ray, "util.multiprocessing.pool"), submodule(ray, "util.multiprocessing")
+    assert pools[0].Pool is pools[1].Pool
+    assert ray.get([ref, next(generator)], timeout=12) == [1, 1]

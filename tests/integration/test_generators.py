@@ -15,8 +15,8 @@ from waiting import wait_until
 
 import celery_actors as ray
 from celery_actors.client.current import require_process
-from celery_actors.exceptions import ActorDiedError, GetTimeoutError
-from celery_actors.generators import ObjectRefGenerator
+from celery_actors.exceptions import ActorDiedError, GetTimeoutError, SerializationError
+from celery_actors.generators import DynamicObjectRefGenerator, ObjectRefGenerator
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -106,6 +106,72 @@ def test_a_generator_task_streams_by_default() -> None:
 
 def test_a_fixed_number_of_values_comes_from_a_generator_too() -> None:
     assert ray.get(squares.options(num_returns=3).remote(3)) == [0, 1, 4]
+
+
+def test_what_a_generator_of_a_fixed_number_yielded_before_it_raised_stays() -> None:
+    breaking = Producer.remote().breaks.options(num_returns=4)
+    first, second, *rest = breaking.remote()
+    assert ray.get([first, second], timeout=60) == [1, 2]
+    for ref in rest:
+        with pytest.raises(ValueError, match="in the middle"):
+            ray.get(ref, timeout=60)
+
+
+def test_a_generator_of_a_fixed_number_is_not_asked_for_more() -> None:
+    producer = Producer.remote()
+    assert ray.get(producer.count.options(num_returns=2).remote(9), timeout=60) == [0, 1]
+    assert ray.get(producer.how_many.remote(), timeout=60) == 2
+
+
+def test_refs_without_a_value_raise_where_a_generator_yields_too_few() -> None:
+    first, *rest = squares.options(num_returns=3).remote(1)
+    assert ray.get(first, timeout=60) == 0
+    for ref in rest:
+        with pytest.raises(ValueError, match=r"num_returns=3 and yielded 1 value"):
+            ray.get(ref, timeout=60)
+
+
+@ray.remote
+def value_that_cannot_be_pickled() -> Iterator[Any]:
+    yield 1
+    yield threading.Lock()
+
+
+def test_a_value_that_cannot_be_pickled_leaves_those_before_it() -> None:
+    first, second = value_that_cannot_be_pickled.options(num_returns=2).remote()
+    assert ray.get(first, timeout=60) == 1
+    with pytest.raises(SerializationError):
+        ray.get(second, timeout=60)
+
+
+@ray.remote
+def total(refs: DynamicObjectRefGenerator[int]) -> tuple[int, int]:
+    return len(refs), sum(ray.get(list(refs)))
+
+
+def test_a_dynamic_generator_is_one_value_that_others_can_get() -> None:
+    ref = squares.options(num_returns="dynamic").remote(4)
+    assert ray.get(total.remote(ref), timeout=60) == (4, 14)
+    found = ray.get(ref, timeout=60)
+    assert ray.get(total.remote(found), timeout=60) == (4, 14)
+    assert [ray.get(each, timeout=60) for each in found] == [0, 1, 4, 9]
+    assert len(found) == 0
+
+
+def test_the_last_ref_of_a_dynamic_generator_raises_what_it_raised() -> None:
+    producer = Producer.remote()
+    first, second, third = ray.get(producer.breaks.options(num_returns="dynamic").remote())
+    del producer  # what its actor stored outlives it
+    assert ray.get([first, second], timeout=60) == [1, 2]
+    for _ in range(2):
+        with pytest.raises(ValueError, match="in the middle"):
+            ray.get(third, timeout=60)
+
+
+def test_dynamic_is_for_generators() -> None:
+    ref = Producer.remote().how_many.options(num_returns="dynamic").remote()
+    with pytest.raises(TypeError, match="num_returns='dynamic' is for generators"):
+        ray.get(ref, timeout=60)
 
 
 def test_values_are_there_while_the_generator_goes_on() -> None:

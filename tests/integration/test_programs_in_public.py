@@ -284,6 +284,26 @@ def test_ids_as_objects() -> None:
 def test_a_class_tells_what_it_was_made_of() -> None:
     assert Account.__ray_metadata__.modified_class.__name__ == "Account"
     assert Account.__ray_metadata__.class_name == "Account"
+    assert Account.__ray_actor_class__ is Account.__ray_metadata__.modified_class
+    assert Account.__ray_actor_class__.twice(4) == 8
+
+
+def test_a_handle_tells_of_which_actor_and_class_it_is() -> None:
+    account = Account.options(name="described").remote()
+    for handle in (account, ray.get_actor("described")):
+        assert handle._ray_actor_id == handle._actor_id
+        described = handle._ray_actor_creation_function_descriptor
+        assert (described.module_name, described.class_name) == (__name__, "Account")
+
+
+def test_types_are_where_programs_import_them() -> None:
+    from celery_actors import _raylet, remote_function, types
+    from celery_actors.util.multiprocessing import pool
+
+    assert isinstance(group_here, remote_function.RemoteFunction)
+    assert _raylet.ObjectRef is types.ObjectRef is _raylet.ObjectID is ray.ObjectRef
+    assert _raylet.ObjectRefGenerator is ray.ObjectRefGenerator
+    assert pool.Pool is Pool
 
 
 def test_version_gates_accept_the_version() -> None:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from typing_extensions import assert_type
 
 import celery_actors as ray
-from celery_actors import ObjectRef, ObjectRefGenerator
+from celery_actors import DynamicObjectRefGenerator, ObjectRef, ObjectRefGenerator
 
 T = TypeVar("T")
 
@@ -89,6 +89,9 @@ assert_type(scale.options(num_returns=0).remote(1.5), None)
 assert_type(pair.options(num_returns=1).remote(1), ObjectRef[Any])
 assert_type(scale.options(num_returns=3).remote(1.5), list[ObjectRef[Any]])
 assert_type(count.options(num_returns="streaming").remote(3), ObjectRefGenerator[Any])
+assert_type(
+    count.options(num_returns="dynamic").remote(3), ObjectRef[DynamicObjectRefGenerator[Any]]
+)
 
 scale.remote("a")  # error
 scale.remote(text)  # error

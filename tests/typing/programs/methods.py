@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar, overload
 from typing_extensions import Self, assert_type
 
 import celery_actors as ray
-from celery_actors import ActorHandle, ObjectRef, ObjectRefGenerator
+from celery_actors import ActorHandle, DynamicObjectRefGenerator, ObjectRef, ObjectRefGenerator
 
 T = TypeVar("T")
 K = TypeVar("K")
@@ -157,6 +157,9 @@ assert_type(worker.add.options(name="adding").remote(1), ObjectRef[int])
 assert_type(worker.add.options(num_returns=2).remote(1), list[ObjectRef[Any]])
 assert_type(worker.pair.options(num_returns=1).remote(), ObjectRef[Any])
 assert_type(worker.each.options(num_returns="streaming").remote(3), ObjectRefGenerator[Any])
+assert_type(
+    worker.each.options(num_returns="dynamic").remote(3), ObjectRef[DynamicObjectRefGenerator[Any]]
+)
 add = worker.add
 assert_type(add.remote(1), ObjectRef[int])
 
