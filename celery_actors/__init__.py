@@ -21,6 +21,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 from celery_actors import actor, exceptions
+from celery_actors._version import __version__
 from celery_actors.api import (
     available_resources,
     cancel,
@@ -74,6 +75,7 @@ __all__ = [
     "TaskID",
     "UniqueID",
     "WorkerID",
+    "__version__",
     "actor",
     "available_resources",
     "cancel",
@@ -100,11 +102,6 @@ __all__ = [
     "util",
     "wait",
 ]
-
-#: Which of Ray's APIs this stands for, so that programs that look at Ray's version accept it, and
-#: after the plus sign this package's own version.
-__version__ = "2.60.0+actors.0.1.0"
-
 
 if TYPE_CHECKING:
     from celery_actors.celery import install

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import redis
 
+from celery_actors._version import __version__
 from celery_actors.client.broker import LOST, explain_amqp
 from celery_actors.client.creation import end_job
 from celery_actors.client.current import current_process, set_initializer, set_process
@@ -44,6 +45,7 @@ from celery_actors.logging_config import LoggingConfig
 from celery_actors.runtime_env import RuntimeEnv
 from celery_actors.store.connection import explain_redis
 from celery_actors.store.rights import check_redis
+from celery_actors.store.whereabouts import get_node_ip_address
 from celery_actors.worker.context import Assignment, set_assignment
 
 if TYPE_CHECKING:
@@ -59,8 +61,8 @@ _NODE_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class SessionInfo:
-    """What :func:`init` connected to.
+class SessionInfo(Mapping[str, "str | None"]):
+    """What :func:`init` connected to; a mapping of addresses as well (as Ray's context).
 
     :ivar job_id: this program's job.
     :ivar private: whether the cluster was started by, and ends with, this program.
@@ -77,12 +79,39 @@ class SessionInfo:
         where = self.address
         return {
             "address": None if where is None else where.broker_url.rpartition("@")[2],
+            "node_ip_address": get_node_ip_address(),
             "session_dir": self.session_dir,
+            "webui_url": self.dashboard_url,
             "job_id": self.job_id,
         }
 
     def __getitem__(self, name: str) -> str | None:
         return self.address_info[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.address_info)
+
+    def __len__(self) -> int:
+        return len(self.address_info)
+
+    @property
+    def dashboard_url(self) -> str | None:
+        """None: there is no dashboard."""
+        return None
+
+    @property
+    def python_version(self) -> str:
+        """The version of this program's interpreter, as ``3.11.7``."""
+        return ".".join(map(str, sys.version_info[:3]))
+
+    @property
+    def ray_version(self) -> str:
+        """The version of the Ray API that the package stands for, and its own."""
+        return __version__
+
+    def disconnect(self) -> None:
+        """Leave the session, as :func:`shutdown`."""
+        shutdown()
 
     def __enter__(self) -> SessionInfo:
         return self

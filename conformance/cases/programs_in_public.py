@@ -6,7 +6,7 @@ import importlib
 import time
 
 from conformance.case import case
-from conformance.checks import raises, submodule
+from conformance.checks import raises, run_driver, submodule
 
 
 @case("an attribute of the object with a method's name does not hide the method")
@@ -343,3 +343,18 @@ def places_of_types(ray):
     pools = submodule(ray, "util.multiprocessing.pool"), submodule(ray, "util.multiprocessing")
     assert pools[0].Pool is pools[1].Pool
     assert ray.get([ref, next(generator)], timeout=12) == [1, 1]
+
+
+@case("what init() returns has versions, addresses, no need of a dashboard, and disconnect()")
+def context_of_a_program(ray):
+    text = """
+context = ray.init()
+print(context.ray_version == ray.__version__, context.python_version.count("."))
+print(bool(context.address_info["node_ip_address"]), "session_dir" in context.address_info)
+print(context.dashboard_url or "no dashboard")
+context.disconnect()
+print(ray.is_initialized())
+"""
+    lines = run_driver(ray, text).split("\n")
+    assert [lines[0], lines[1], lines[3]] == ["True 2", "True True", "False"], lines
+    assert lines[2]

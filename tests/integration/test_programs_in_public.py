@@ -367,6 +367,25 @@ def test_logging_config(run_script: Callable[..., Any], tmp_path: Path) -> None:
         ray.LoggingConfig(additional_log_standard_attrs=["nothing"])
 
 
+CONTEXT = """
+import sys
+import celery_actors as ray
+context = ray.init()
+assert context.python_version == "%d.%d.%d" % sys.version_info[:3]
+assert context.ray_version == ray.__version__
+address = ray.util.get_node_ip_address()
+assert context["node_ip_address"] == context.get("node_ip_address") == address
+assert dict(context) == context.address_info
+assert context.dashboard_url is context.address_info["webui_url"] is None
+context.disconnect()
+assert not ray.is_initialized()
+"""
+
+
+def test_what_init_returns_tells_where_the_cluster_is(run_script: Callable[..., Any]) -> None:
+    run_script(CONTEXT)
+
+
 def test_local_mode_is_refused_with_what_to_do() -> None:
     with pytest.raises(ValueError, match="private cluster"):
         ray.init(local_mode=True)
