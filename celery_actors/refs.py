@@ -53,6 +53,10 @@ class ObjectRef(Generic[T_co]):
         """Return the object id in hex."""
         return self._entry.oid.hex()
 
+    def is_nil(self) -> bool:
+        """Return False: there is an object (as Ray's ids have it)."""
+        return False
+
     def task_id(self) -> str:
         """Return the id of the call that produces the object, as Celery writes it.
 
@@ -70,6 +74,14 @@ class ObjectRef(Generic[T_co]):
             oid = bytes.fromhex(text)
         except ValueError:
             raise ValueError(f"{text!r} is no object id: 36 hex digits expected") from None
+        return cls.from_binary(oid)
+
+    @classmethod
+    def from_binary(cls, oid: bytes) -> ObjectRef[Any]:
+        """Return a ref to the object with that id.
+
+        :raises ValueError: these bytes are no object id.
+        """
         split_object_id_checked(oid)
         ref = _ref_from_id(oid)
         require_process().keep_borrowed()

@@ -116,6 +116,9 @@ def ids(ray):
         assert len(made.binary()) * 2 == len(made.hex())
     assert not ray.UniqueID.from_random().is_nil()
     assert ray.ObjectID is ray.ObjectRef
+    ref = ray.put(3)
+    assert ray.ObjectRef.from_binary(ref.binary()) == ray.ObjectRef.from_hex(ref.hex()) == ref
+    assert not ref.is_nil()
 
 
 @case("JobID and TaskID are made of what the runtime context says")

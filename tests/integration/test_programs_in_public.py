@@ -272,6 +272,11 @@ def test_ids_as_objects() -> None:
     assert isinstance(task, ray.TaskID)
     assert ray.ObjectID is ray.ObjectRef
     assert ray.JobID.from_int(7).int() == 7
+    ref = ray.put(3)
+    assert ray.ObjectRef.from_binary(ref.binary()) == ray.ObjectRef.from_hex(ref.hex()) == ref
+    assert not ref.is_nil()
+    with pytest.raises(ValueError, match="18 bytes"):
+        ray.ObjectRef.from_binary(b"short")
     for kind in (ray.ActorID, ray.JobID, ray.TaskID, ray.NodeID, ray.WorkerID, ray.UniqueID):
         made: Any = kind.from_random()
         assert kind.from_binary(made.binary()) == made == kind.from_hex(made.hex())
