@@ -132,6 +132,7 @@ EXPORTED = {
     "celery_actors": {
         "ActorHandle",
         "ActorID",
+        "DynamicObjectRefGenerator",
         "JobID",
         "LoggingConfig",
         "NodeID",
@@ -142,6 +143,7 @@ EXPORTED = {
         "TaskID",
         "UniqueID",
         "WorkerID",
+        "__version__",
         "actor",
         "available_resources",
         "cancel",
