@@ -6,6 +6,7 @@ import pytest
 
 import celery_actors
 from celery_actors import session
+from celery_actors.util import get_node_ip_address
 
 
 def test_options_of_rays_init_that_say_nothing_here_are_accepted() -> None:
@@ -27,6 +28,17 @@ def test_an_unknown_option_names_the_near_ones() -> None:
 def test_the_session_is_a_mapping_and_a_context() -> None:
     info = session.SessionInfo("job", private=False, address=None)
     assert info["job_id"] == "job"
-    assert info.address_info == {"address": None, "session_dir": None, "job_id": "job"}
+    assert (
+        dict(info)
+        == info.address_info
+        == {
+            "address": None,
+            "node_ip_address": get_node_ip_address(),
+            "session_dir": None,
+            "webui_url": None,
+            "job_id": "job",
+        }
+    )
+    assert info.get("redis_address") is None
     with info as inside:
         assert inside is info
