@@ -122,7 +122,8 @@ def test_synchronous_calls_go_by_express_and_lie_in_the_mailbox_too(
     assert process.mailbox.messages - before < calls / 2, "several calls a message"
     counts = mailbox(log, app)
     assert counts["express"] > calls / 2  # the first may not know yet, the rest may wait unread
-    assert (counts["executed"], counts["repeats"], counts["gaps"]) == (calls + 1, 0, 0)
+    # On a slow machine some may have been sent again, for want of progress.
+    assert (counts["executed"], counts["gaps"]) == (calls + 1, 0)
     express = process.sender.express
     wait_until(lambda: not express._behind, "all calls to lie in the mailbox")
     wait_until(lambda: messages(log, app) == 0, "the mailbox to be empty")
