@@ -15,9 +15,9 @@ and the incarnation that was read then is compared here before it is sent: so no
 for an incarnation that is no longer the actor, as without a transaction.  The record changes
 seldom; the commit is then sent once more.
 
-What is stored beside the script is stored also when that finds a repeat, or refuses a number: the
-same values once more, or such as no cursor covers and nobody was told of.  They go when their time
-is over.
+The values beside the script are stored even if the script finds a repeat or refuses the number.
+After a repeat they are the same values again.  After a refusal no cursor covers them and nobody was
+told of them.  Both expire.
 """
 
 from __future__ import annotations
@@ -49,12 +49,14 @@ _MANY = 16 * 1024
 #: Seconds for Redis to answer a connection that was just made.
 _PATIENCE = 10.0
 _OF_REDIS = (OSError, redis.RedisError, hiredis.ReplyError)
-_LOOK_EVERY = 1.0  # whether the connection that is waited for is still the same, in seconds
+_LOOK_EVERY = 1.0  # seconds after which a wait checks that its connection is still in use
 _PAUSE = 0.1  # between attempts to reach a Redis that is away, in seconds
 
 
-#: What the script answers where the record has no incarnation, or is gone.
-_NOBODY = (b"REFUSED incarnation ", b"REFUSED incarnation none")
+#: What the script's answer begins with where the record has another incarnation.
+_REFUSED = b"REFUSED incarnation "
+#: The answers where it has none, or is gone.
+_NOBODY = (_REFUSED, _REFUSED + b"none")
 
 
 class CommitRefused(ActorsError):
@@ -71,7 +73,10 @@ class CommitRefused(ActorsError):
 
 
 class CommitFailed(ActorsError):
-    """Redis says that a commit is wrong, and would say so again."""
+    """A commit was answered with an error that a repetition would meet, too.
+
+    That is an error of Redis's, or our script's refusal of a number that is not the next one.
+    """
 
 
 @dataclass(slots=True)
@@ -125,7 +130,7 @@ class Committer:
         self._in_flight: _Prepared | None = None
         self._expected = 0  # answers to it
         self._answers: list[Any] = []  # that have come
-        self._outage_told = False  # the present one was logged
+        self._outage_told = False  # whether the present outage was logged
 
     @property
     def in_flight(self) -> bool:
@@ -148,7 +153,7 @@ class Committer:
     def wait_for_answer(self) -> None:
         """Wait, with no lock held, for the first of the answers; another may finish first."""
         try:
-            # Again and again: what was looked at may have been closed, and another be open.
+            # In steps: meanwhile this connection may be closed and another opened.
             while self._in_flight is not None and not self._connection.readable(_LOOK_EVERY):
                 continue
         except OSError:
@@ -189,7 +194,7 @@ class Committer:
         """Read the answer of the commit in flight; in an outage of Redis, repeat it.
 
         :raises CommitRefused: the record is another incarnation's, or the actor was killed.
-        :raises CommitFailed: Redis says that the commit is wrong.
+        :raises CommitFailed: the commit is wrong.
         """
         commit = self._in_flight
         if commit is None:
@@ -216,7 +221,9 @@ class Committer:
             if answer == b"OK":
                 self._outage_told = False
                 return
-            raise self._refused(str(answer), over=answer in _NOBODY)
+            if isinstance(answer, bytes) and answer.startswith(_REFUSED):
+                raise self._refused(answer.decode(), over=answer in _NOBODY)
+            raise self._failed(answer)
 
     def close(self) -> None:
         """Close the connection."""
@@ -240,9 +247,7 @@ class Committer:
         if not is_outage(error):
             if isinstance(error, _OF_REDIS):
                 self._in_flight = None
-                raise CommitFailed(
-                    f"commit {self._number} of actor {self._actor.hex()} failed: {error}"
-                ) from error
+                raise self._failed(error) from error
             raise error
         if not self._outage_told:
             self._outage_told = True
@@ -299,6 +304,9 @@ class Committer:
         return CommitRefused(
             f"commit {self._number} of actor {self._actor.hex()} was refused: {why}", over=over
         )
+
+    def _failed(self, why: object) -> CommitFailed:
+        return CommitFailed(f"commit {self._number} of actor {self._actor.hex()} failed: {why}")
 
     def _prepare(self, commit: Commit) -> _Prepared:
         results = self._results

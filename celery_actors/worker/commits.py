@@ -34,12 +34,13 @@ logger = logging.getLogger(__name__)
 
 #: Exit status of a process whose commit was refused.
 EXIT_REFUSED = 75
-#: Exit status of a process whose results can't be committed: Redis calls the commit wrong.
+#: Exit status of a process whose results can't be committed: Redis, or our script, calls a commit
+#: wrong.
 EXIT_UNCOMMITTED = 77
 
-#: So many results gather behind a commit before its answer is looked for once more.
+#: Results that gather behind a commit before the executor looks for its answer again.
 _LOOK_EVERY = 16
-#: So long a commit is in flight before the flusher reads its answer, in seconds.
+#: Seconds after which the flusher reads the answer to a commit, if nobody has.
 _UNREAD = 0.05
 # Larger values, or more at once than a window holds, would push too many others out of the ring.
 _MOST_COPIED = 256 * 1024
@@ -98,19 +99,25 @@ class Commits:
         self.express = NO_INCARNATION
         self._gathering = threading.Lock()
         self._sending = threading.Lock()
+        # Until it is open: the consumer's thread may have something to commit before that, as of a
+        # call that is cancelled, and the number of the first commit is not known.
+        self._sending.acquire()
         self._waiting = Finished()
         self._in_flight: Finished | None = None
         self._told = False  # the flusher knows that something waits behind the commit in flight
         self._unlooked = 0  # results gathered since the last look whether that is answered
-        self._asleep = False  # the flusher is, until the next commit is sent
+        self._asleep = False  # whether the flusher sleeps until the next commit is sent
         self._wanted = threading.Event()
         self._thread = threading.Thread(
             target=self._flush_for_ever, name="celery-actors-flusher", daemon=True
         )
 
     def open(self) -> Mapping[bytes, Cursor]:
-        """Connect; returns the callers' cursors that earlier incarnations left."""
-        return self._committer.open()
+        """Connect, once; returns the callers' cursors that earlier incarnations left."""
+        try:
+            return self._committer.open()
+        finally:
+            self._sending.release()
 
     def start(self) -> None:
         """Start the flusher."""
@@ -303,7 +310,7 @@ class Commits:
             try:
                 self._flush()
             except Exception:
-                # Results that can't be committed must not look as if they were under way.
+                # Nobody must go on waiting for results that can't be committed.
                 logger.exception("the results of actor %s can't be committed", self._actor.hex())
                 os._exit(EXIT_UNCOMMITTED)
 

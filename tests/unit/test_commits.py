@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from pathlib import Path
+from queue import SimpleQueue
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -56,6 +57,44 @@ def pushed(directory: Path, spill: Path, sizes: list[int]) -> tuple[list[Any], l
     finally:
         rings.close()
         store.close()
+
+
+class Numbered:
+    """Stands in for the committer: an earlier incarnation's last commit had the number 7."""
+
+    def __init__(self) -> None:
+        self.number, self.sent = 0, SimpleQueue[int]()
+
+    def open(self) -> dict[bytes, Cursor]:
+        self.number = 7
+        return {}
+
+    def send(self, _commit: object) -> None:
+        self.number += 1
+        self.sent.put(self.number)
+
+    def wait_for_answer(self) -> None:
+        """It has come."""
+
+    finish = wait_for_answer
+
+
+def test_nothing_is_committed_before_the_number_of_the_last_commit_is_known(
+    directory: Path, tmp_path: Path
+) -> None:
+    store = SharedMemoryStore("0" * 16, "owner", directory=directory, spill=tmp_path)
+    rings, committer = Rings(store), Numbered()
+    commits = Commits(
+        cast(Any, committer), SIGNER, ACTOR, KB, rings, Progress(), lambda _calls: None
+    )
+    # As the consumer's thread does for a call that is cancelled while it waits.
+    commits.add_values(CALLER, [(object_id(CALLER, 1), 1, 0, b"cancelled", False)])
+    assert committer.sent.empty()
+    commits.open()
+    commits.start()
+    assert committer.sent.get(timeout=10) == 8
+    rings.close()
+    store.close()
 
 
 def test_small_values_are_pushed_and_of_large_ones_copies_are_named(
