@@ -54,9 +54,9 @@ _PAUSE = 0.1  # between attempts to reach a Redis that is away, in seconds
 
 
 #: What the script's answer begins with where the record has another incarnation.
-_REFUSED = b"REFUSED incarnation "
+_REFUSED = "REFUSED incarnation "
 #: The answers where it has none, or is gone.
-_NOBODY = (_REFUSED, _REFUSED + b"none")
+_NOBODY = (_REFUSED, _REFUSED + "none")
 
 
 class CommitRefused(ActorsError):
@@ -221,9 +221,10 @@ class Committer:
             if answer == b"OK":
                 self._outage_told = False
                 return
-            if isinstance(answer, bytes) and answer.startswith(_REFUSED):
-                raise self._refused(answer.decode(), over=answer in _NOBODY)
-            raise self._failed(answer)
+            said = answer.decode() if isinstance(answer, bytes) else str(answer)
+            if said.startswith(_REFUSED):
+                raise self._refused(said, over=said in _NOBODY)
+            raise self._failed(said)
 
     def close(self) -> None:
         """Close the connection."""

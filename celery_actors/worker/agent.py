@@ -329,6 +329,7 @@ class NodeAgent:
             logger.exception("node %s could not start actor %s", self.name, actor_id)
             placed = Placement(actor_id, incarnation, self.node_id, record.kind, record.caller_id)
             self._gone(placed, f"its process could not be started: {error}")
+            self._janitor.caller_ended(caller_id)
 
     def _launch_of(self, order: StartOrder, incarnation: str, caller_id: str) -> Launch:
         record = order.actor
@@ -375,14 +376,9 @@ class NodeAgent:
     def _ended(self, child: Child, cause: str) -> None:
         """A process was reaped: only now its resources are free."""
         launch = child.launch
-        if launch.log_file:
-            log = Path(launch.log_file)
-            if log.exists() and not log.stat().st_size:
-                log.unlink()
         start = self._environments.start_of(launch.incarnation)
         if start is not None:
             report_failure(self._control, launch, unstarted(cause, start))
-            start.path.unlink(missing_ok=True)
         self._gone(
             Placement(
                 launch.actor_id, launch.incarnation, self.node_id, launch.kind, launch.creator_id
@@ -390,12 +386,11 @@ class NodeAgent:
             cause,
             interrupted_calls(launch) if launch.records_calls else (),
         )
-        forget_recorder(launch)
-        socket = express_path(
-            Path(launch.settings.shared_memory_dir), bytes.fromhex(launch.incarnation)
-        )
-        socket.unlink(missing_ok=True)  # unless it did so itself
         self._janitor.caller_ended(launch.caller_id)
+        # Last: what an outage cuts short is repeated from the beginning, and reads them again.
+        if start is not None:
+            start.path.unlink(missing_ok=True)
+        _remove_files(launch)
 
     def _gone(self, placement: Placement, cause: str, interrupted: Sequence[str] = ()) -> None:
         reaped = self._control.reaped(
@@ -421,6 +416,19 @@ class NodeAgent:
             logger.warning("node %s left without saying so: %s", self.name, error)
         self._store.close()
         self.postman.close()
+
+
+def _remove_files(launch: Launch) -> None:
+    """Remove the files of a process that has ended; its log only if it is empty."""
+    forget_recorder(launch)
+    socket = express_path(
+        Path(launch.settings.shared_memory_dir), bytes.fromhex(launch.incarnation)
+    )
+    socket.unlink(missing_ok=True)  # unless it did so itself
+    if launch.log_file:
+        log = Path(launch.log_file)
+        if log.exists() and not log.stat().st_size:
+            log.unlink()
 
 
 def _is_away(error: Exception) -> bool:
