@@ -23,7 +23,7 @@ from waiting import wait_until
 import celery_actors as ray
 from celery_actors.client import process as process_module
 from celery_actors.client.current import require_process
-from celery_actors.exceptions import ConnectionFailed
+from celery_actors.exceptions import ActorDiedError, ConnectionFailed
 from celery_actors.local import PrivateCluster
 from celery_actors.local.supervisor_client import program_states
 from celery_actors.store.connection import connect_redis
@@ -391,6 +391,16 @@ def test_an_actor_whose_start_a_full_redis_cuts_in_two_is_started(
     assert ray.get(first, timeout=AFTER) == 1
     lives.end_the_running_call()
     lives.check()
+
+
+def test_a_file_that_can_not_be_made_is_no_outage(mortal: PrivateCluster) -> None:
+    in_the_way = mortal.session_dir / "logs" / require_process().job_id
+    in_the_way.parent.mkdir(exist_ok=True)
+    in_the_way.touch()  # where the node makes a directory
+    with pytest.raises(ActorDiedError, match="its process could not be started: .*File exists"):
+        ray.get(Log.remote().count.remote(), timeout=AFTER)
+    in_the_way.unlink()
+    assert ray.get(Log.remote().count.remote(), timeout=AFTER) == 0, "the node went on"
 
 
 def test_what_waits_in_vain_says_why(
