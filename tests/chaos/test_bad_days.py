@@ -397,7 +397,7 @@ def test_a_file_that_can_not_be_made_is_no_outage(mortal: PrivateCluster) -> Non
     in_the_way = mortal.session_dir / "logs" / require_process().job_id
     in_the_way.parent.mkdir(exist_ok=True)
     in_the_way.touch()  # where the node makes a directory
-    with pytest.raises(ActorDiedError, match="its process could not be started: .*File exists"):
+    with pytest.raises(ActorDiedError, match=r"its process could not be started: .*File exists"):
         ray.get(Log.remote().count.remote(), timeout=AFTER)
     in_the_way.unlink()
     assert ray.get(Log.remote().count.remote(), timeout=AFTER) == 0, "the node went on"
