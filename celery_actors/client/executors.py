@@ -353,7 +353,7 @@ class Executors:
 
     @property
     def next_due(self) -> float:
-        """When :meth:`tick` has something to do."""
+        """When :meth:`tick` has something to do.  Under the lock."""
         pools = [p for p in self._pools.values() if p.leases or p.requested or p.ready]
         if not pools:
             return float("inf")
@@ -497,10 +497,11 @@ class Executors:
 
     def statistics(self) -> Mapping[str, int]:
         """Return how many executors and ready tasks there are, and how many were taken back."""
-        pools = self._pools.values()
-        return {
-            "leases": sum(len(pool.leases) for pool in pools),
-            "requested": sum(len(pool.requested) for pool in pools),
-            "ready": sum(len(pool.ready) for pool in pools),
-            "taken_back": self._taken_back,
-        }
+        with self._process.lock:
+            pools = self._pools.values()
+            return {
+                "leases": sum(len(pool.leases) for pool in pools),
+                "requested": sum(len(pool.requested) for pool in pools),
+                "ready": sum(len(pool.ready) for pool in pools),
+                "taken_back": self._taken_back,
+            }

@@ -290,11 +290,10 @@ class Housekeeping:
         due = [
             self._extend_due,
             self._heartbeat_due,
-            process.recovery.next_due,
-            process.executors.next_due,
             process.groups.next_due,
         ]
         with process.lock:
+            due += [process.recovery.next_due, process.executors.next_due]
             due += [box.next_resend for box in process.outboxes.values() if box.next_resend]
             if self._postponed:
                 due.append(now + _AGAIN)

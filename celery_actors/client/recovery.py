@@ -83,7 +83,7 @@ class Recovery:
         self._checks: set[str] = set()
         self._ready: set[bytes] = set()
         self._unwanted: set[tuple[bytes, bool, bool]] = set()  # objects whose calls others cancel
-        self._orphans: dict[bytes, float] = {}
+        self._orphans: dict[bytes, float] = {}  # when each is given up; guarded by process.lock
         self._nodes_changed = False
         self._gaps: dict[bytes, int] = {}
 
@@ -211,7 +211,8 @@ class Recovery:
                     continue
             owner = entry.oid[:CALLER_BYTES]
             if owner != process.caller and not process.control.caller_alive(owner.hex()):
-                self._orphans.setdefault(entry.oid, monotonic() + process.settings.lease)
+                with process.lock:
+                    self._orphans.setdefault(entry.oid, monotonic() + process.settings.lease)
         process.run_after()
 
     def resolve_later(self, oids: Iterable[bytes]) -> None:
@@ -230,16 +231,18 @@ class Recovery:
 
     @property
     def next_due(self) -> float:
-        """When the next orphaned object is to be given up."""
+        """When the next orphaned object is to be given up.  Under the lock."""
         return min(self._orphans.values(), default=float("inf"))
 
     def _fail_orphans(self) -> bool:
         """Give up objects whose owner is gone; a call that it had sent may still have run."""
         process = self._process
         now = monotonic()
-        due = [oid for oid, when in self._orphans.items() if when <= now]
+        with process.lock:  # threads that meet further ones add them
+            due = [oid for oid, when in self._orphans.items() if when <= now]
+            for oid in due:
+                del self._orphans[oid]
         for oid in due:
-            del self._orphans[oid]
             with process.lock:
                 entry = process.objects.entries.get(oid)
             if entry is None or not entry.pending:

@@ -2,8 +2,9 @@
 
 Names carry boot, node and owner. An owner holds the exclusive ``flock`` of a marker file ('life')
 beside its files as long as it lives; the kernel drops it with the process. A sweep removes only
-what belongs to an owner whose lease is over *and* whose marker is unlocked: two clusters that share
-a machine know nothing of each other's leases, but cannot sweep each other's files.
+what belongs to an owner whose marker is unlocked: two clusters that share a machine know nothing of
+each other's leases, but cannot sweep each other's files. While the lease of such an owner runs, its
+values stay, for the sake of the refs that others have; what holds no value goes at once.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from celery_actors.store.machine import boot_id
-from celery_actors.store.segment import NAME, is_ring
+from celery_actors.store.segment import NAME, holds_value, is_ring
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -101,7 +102,8 @@ def sweep(directory: Path, alive_owners: Callable[[str], bool]) -> int:
         directory: where to look; other files in it are left alone.
         alive_owners: whether an owner's lease still runs. Asked once for each owner of whom there
             are files; one that is gone from the leases but whose process still runs is kept too.
-            Rings, which are nobody's only copy, go as soon as the process is gone.
+            Rings, which are nobody's only copy, values that were released, and files that were
+            kept to be written again go as soon as the process is gone.
 
     Returns:
         How many segments were removed.
@@ -117,20 +119,21 @@ def sweep(directory: Path, alive_owners: Callable[[str], bool]) -> int:
         if match is None:
             continue
         alive = alive_owners(match[3])
-        doomed = [name for name in names if is_ring(name)] if alive else names
-        if not doomed:
-            continue
         marker = directory / f"{prefix}-life"
         fd = _lock_marker(marker)
         if fd is None:
             continue
         try:
-            for name in doomed:
-                if name != marker.name:
-                    with contextlib.suppress(FileNotFoundError, PermissionError):
-                        (directory / name).unlink()
-                        removed += 1
-            if fd >= 0 and not alive:
+            left = [name for name in names if name != marker.name]
+            for name in list(left):
+                path = directory / name
+                with contextlib.suppress(FileNotFoundError, PermissionError):
+                    if alive and not is_ring(name) and holds_value(path):
+                        continue
+                    path.unlink()
+                    removed += 1
+                left.remove(name)
+            if fd >= 0 and not left:
                 marker.unlink(missing_ok=True)
         finally:
             if fd >= 0:

@@ -127,6 +127,22 @@ def header(serial: int, end: int, object_id: bytes) -> bytes:
     return HEADER.pack(_MAGIC, _VERSION, 0, len(object_id), serial, end, object_id)
 
 
+def holds_value(path: Path) -> bool:
+    """Whether a file has a value that nobody has released: then a ref to it may be left.
+
+    Asked of files that nobody writes to any more.
+    """
+    try:
+        with path.open("rb") as file:
+            found = file.read(HEADER.size)
+    except FileNotFoundError:
+        return False
+    if len(found) < HEADER.size:
+        return False
+    magic, _, released, *_ = HEADER.unpack(found)
+    return bool(magic == _MAGIC and not released)
+
+
 def open_segment(path: Path, lengths: Sequence[int], flags: int = os.O_RDONLY) -> int:
     """Open a segment's file, lock it shared, then verify that it holds the write in its name.
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from fixture_types import RunScript, StartNode
-from leftovers import forget_expiring, shared_memory_files, wait_for_none
+from leftovers import forget_expiring, own_faults, shared_memory_files, wait_for_none
 from waiting import wait_until
 
 import celery_actors
@@ -96,6 +96,9 @@ def start_node(
         except subprocess.TimeoutExpired:
             node.kill()
             node.wait()
+    faults = own_faults(logs.glob("*.log"))
+    if faults:
+        pytest.fail("an error of this package was logged:\n" + "\n".join(faults))
 
 
 @pytest.fixture(scope="module")

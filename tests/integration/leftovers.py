@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
@@ -28,6 +29,8 @@ ALLOWED_QUEUES = (
 ALLOWED_KEYS: tuple[str, ...] = ()
 SHARED_MEMORY = Path("/dev/shm")
 SHARED_MEMORY_PREFIX = "ca-"
+_OWN_FAULT = re.compile(r"an error in the background thread|an error of celery_actors itself")
+_LINES_OF_A_FAULT = 40
 
 
 def leftovers(brokers: PrivateCluster, shared_memory_before: Iterable[str] = ()) -> list[str]:
@@ -130,3 +133,14 @@ def shared_memory_files(brokers: PrivateCluster) -> list[str]:
 
 def _matches(name: str, patterns: Iterable[str]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def own_faults(logs: Iterable[Path]) -> list[str]:
+    """Return what a node and its actors have logged of this package's own errors."""
+    found = []
+    for path in logs:
+        lines = path.read_text(errors="replace").splitlines()
+        for number, line in enumerate(lines):
+            if _OWN_FAULT.search(line):
+                found.append("\n".join(lines[number : number + _LINES_OF_A_FAULT]))
+    return found

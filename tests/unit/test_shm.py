@@ -705,13 +705,37 @@ def test_sweep_takes_only_what_the_dead_left(make: MakeStore, tmp_path: Path) ->
     assert sweep(store.directory, alive) == 0
     assert sorted(asked) == ["crashed", "living"]
     crashed.communicate("\n")
-    assert sweep(store.directory, lambda owner: True) == 0  # the lease is not over yet
-    assert sweep(store.directory, alive) == 3
+    # The lease is not over yet: only what was kept to be written again goes.
+    assert sweep(store.directory, lambda owner: True) == 1
+    assert sweep(store.directory, lambda owner: True) == 0
+    assert sweep(store.directory, alive) == 2
     assert set(segments_in(store.directory)) == {"ca-notes.txt", kept.name, "unrelated"}
     assert store.has(kept)
     assert sweep(store.directory / "missing", alive) == 0
     for name in ("unrelated", "ca-notes.txt"):
         (store.directory / name).unlink()
+
+
+def test_sweep_takes_what_was_released_while_its_owner_died(
+    make: MakeStore, tmp_path: Path
+) -> None:
+    reader = make("reader")
+    owner = python(
+        "import pickle\ns = store('crashed')\nfor _ in range(2):\n"
+        "    say(s.write(b'o', [b'y' * 100_000]).to_bytes().hex())\n"
+        "sys.stdin.readline()\nos.kill(os.getpid(), 9)\n",
+        reader.directory,
+        tmp_path / "spill",
+    )
+    released, kept = (Segment.from_bytes(bytes.fromhex(heard(owner))) for _ in range(2))
+    reader.release(released)  # marks it: its owner, which lives, would take it back
+    assert sweep(reader.directory, lambda owner: True) == 0
+    owner.communicate("\n")
+    assert sweep(reader.directory, lambda owner: True) == 1
+    assert reader.has(kept)
+    reader.release(kept)
+    assert sweep(reader.directory, lambda owner: True) == 0
+    assert list(reader.directory.glob("*crashed*")) == [], "no life marker either"
 
 
 def test_owner_that_comes_back_does_not_meet_its_old_files(make: MakeStore, tmp_path: Path) -> None:
