@@ -142,8 +142,13 @@ class _Session:
         self.pid = os.getpid()
         self.former_actors: set[bytes] = set()
 
+    def renew_lock(self) -> None:
+        """In a forked child: a thread of the parent may hold the inherited lock."""
+        self.lock = threading.RLock()
+
 
 _session = _Session()
+os.register_at_fork(after_in_child=_session.renew_lock)
 
 
 def is_initialized() -> bool:

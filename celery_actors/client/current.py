@@ -42,8 +42,9 @@ def current_process() -> Process | None:
 
 
 def _note_fork() -> None:
-    global _forked
+    global _forked, _lock
     _forked = True
+    _lock = threading.RLock()  # a thread of the parent may hold the inherited one
 
 
 def _before_fork() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 import celery_actors
@@ -42,3 +45,30 @@ def test_the_session_is_a_mapping_and_a_context() -> None:
     assert info.get("redis_address") is None
     with info as inside:
         assert inside is info
+
+
+def test_no_lock_of_a_session_that_begins_stays_locked_in_a_fork() -> None:
+    """As where another thread calls init(), which takes seconds."""
+    program = (
+        "import os, signal, threading\n"
+        "from celery_actors import session\n"
+        "from celery_actors.client import current\n"
+        "held, over = threading.Event(), threading.Event()\n"
+        "def begin():\n"
+        "    with session._session.lock, current._lock:\n"
+        "        held.set()\n"
+        "        over.wait()\n"
+        "threading.Thread(target=begin).start()\n"
+        "held.wait()\n"
+        "if (child := os.fork()) == 0:\n"
+        "    signal.alarm(20)\n"
+        "    current.set_process(None)\n"
+        "    session.shutdown()\n"
+        "    os._exit(7)\n"
+        "over.set()\n"
+        "print(os.waitpid(child, 0)[1] >> 8)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.split() == ["7"]
