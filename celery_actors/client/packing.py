@@ -31,13 +31,13 @@ __all__ = [
     "pack_nothing",
 ]
 
-#: Files of a package may have so many bytes together (Ray's limit).
+#: The most bytes that the files of a package may have together (Ray's limit).
 MOST_BYTES = 500 << 20
 
 # Ray's, for working_dir: what belongs to this machine, or is made again from the rest.
 _NEVER_SENT = (".git", ".venv", "venv", "__pycache__")
 _IGNORE_FILES = (".gitignore", ".rayignore")
-# Ray's programs set it to have what .gitignore names sent all the same.
+# Ray's programs set it to have sent what .gitignore names, too.
 _NO_GITIGNORE_VARIABLE = "RAY_RUNTIME_ENV_IGNORE_GITIGNORE"
 _IN_MEMORY = 8 << 20
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # zip files know no time before it
@@ -214,6 +214,11 @@ def _pack(members: Iterable[_Member], source: Path) -> Packed:
             raise
     except OSError as error:
         raise RuntimeEnvSetupError(f"{source} could not be packaged: {error}") from error
+    except UnicodeEncodeError as error:
+        raise RuntimeEnvSetupError(
+            f"{source} could not be packaged: the name of {error.object!r:.200} is not UTF-8. "
+            "Rename that file"
+        ) from error
 
 
 def _check_size(members: Sequence[_Member], source: Path) -> None:

@@ -247,6 +247,12 @@ def test_too_large_a_directory_names_its_largest_files(
 # -- stored and unpacked -------------------------------------------------------------------
 
 
+def test_a_name_that_is_not_utf_8_is_said(tmp_path: Path) -> None:
+    (tmp_path / os.fsdecode(b"data-\xff.bin")).touch()
+    with pytest.raises(RuntimeEnvSetupError, match=r"the name of 'data-.*' is not UTF-8"):
+        pack_directory(tmp_path, [])
+
+
 def test_a_chunk_fits_its_place_only() -> None:
     signer = Signer(b"k" * 16)
     blob = encode_chunk(signer, "d1", 0, 2, b"data")
