@@ -22,7 +22,7 @@ from kombu.transport import pyamqp
 __all__ = ["PublishingConnection"]
 
 _GRACE = 0.1
-"""A busy broker is waited for so long (seconds): its pace is then the publisher's."""
+"""Seconds to wait for a busy broker: until then the publisher goes at its pace."""
 _PIECE = 16384  # of one write to a TLS socket: a record
 
 
@@ -32,7 +32,7 @@ class _Behind:
     sock: Any
 
     def __init__(self, *args: Any, **options: Any) -> None:
-        self.rest: deque[bytes] = deque()
+        self.rest: deque[memoryview] = deque()
         super().__init__(*args, **options)
 
     def write(self, data: bytes | memoryview) -> None:
@@ -42,7 +42,7 @@ class _Behind:
         """
         sent = 0 if self.rest else self._send(memoryview(data), _GRACE)
         if sent < len(data):
-            self.rest.append(bytes(data[sent:]))
+            self.rest.append(memoryview(bytes(data[sent:])))  # the writer uses its buffer again
 
     def catch_up(self, patience: float = 0.0) -> bool:
         """Write what was kept; whether that is all.
@@ -52,9 +52,10 @@ class _Behind:
         """
         while self.rest:
             data = self.rest[0]
-            sent = self._send(memoryview(data), patience)
+            sent = self._send(data, patience)
             if sent < len(data):
-                # In place: the same bytes come first again, as TLS wants it.
+                # No copy: of a large message each attempt writes a little. And the same bytes come
+                # first again, as TLS wants it.
                 self.rest[0] = data[sent:]
                 return False
             self.rest.popleft()

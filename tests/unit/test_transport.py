@@ -7,6 +7,7 @@ import ssl
 import subprocess
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,26 @@ def test_what_a_broker_does_not_read_is_kept_and_comes_in_order(pair: tuple[_Beh
     transport.write(b"fourth")
     assert not transport.rest
     assert read_all(theirs, 6) == b"fourth"
+
+
+def test_what_is_kept_is_not_copied_again(pair: tuple[_Behind, Any]) -> None:
+    """Of a large message each attempt writes a little, so that copies would be quadratic."""
+    transport, theirs = pair
+    transport.write(DATA)
+    (before,) = transport.rest
+    read_what_is_there(theirs)
+    assert not transport.catch_up()
+    (after,) = transport.rest
+    assert len(after) < len(before)
+    assert after.obj is before.obj
+
+
+def read_what_is_there(sock: Any) -> None:
+    sock.settimeout(0)
+    with suppress(BlockingIOError, ssl.SSLWantReadError):
+        while sock.recv(1 << 20):
+            pass
+    sock.settimeout(None)
 
 
 def test_a_busy_broker_sets_the_pace(
