@@ -159,7 +159,7 @@ def _wait_for_any_kind(
 def kill(actor: ActorHandle[Any] | ActorProxy[Any], *, no_restart: bool = True) -> None:
     """Kill an actor at once: its process gets SIGKILL, its unfinished calls fail.
 
-    :param no_restart: False: one with restarts left (``max_restarts``) is begun again, and
+    :param no_restart: False: one with restarts left (``max_restarts``) is restarted, and
         calls that had not started run there.  This does not wait for its process to end: calls
         may finish, or start, until it has.
     :raises TypeError: something else than a handle was given.

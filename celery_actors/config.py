@@ -40,9 +40,9 @@ class Settings:
     key: bytes = field(repr=False)
     prefix: str = DEFAULT_PREFIX
     lease: float = 10.0
-    """A node or driver that does not renew for so long is lost."""
+    """Seconds without a renewal after which a node or driver is lost."""
     result_ttl: float = 600.0
-    """A stored result that no holder extends is kept for so long."""
+    """Seconds for which a stored result is kept that no holder extends."""
     inline_limit: int = 8 * 1024
     """Larger results are announced to the caller, not pushed."""
     shared_memory_limit: int = 64 * 1024
@@ -52,9 +52,9 @@ class Settings:
     """Unresolved calls, and bytes of them, that one process may have at one actor."""
     batch_calls: int = 128
     batch_bytes: int = 96 * 1024
-    """A message carries at most so many calls and bytes (frame_max is 128 KiB)."""
+    """The most calls, and the most bytes, of one message (frame_max is 128 KiB)."""
     exit_timeout: float = 30.0
-    """An actor that ends has so long for its exit handlers and threads; then it is killed."""
+    """Seconds that an actor which ends has for its exit handlers and threads; then it is killed."""
     shared_memory_dir: str = "/dev/shm"
     spill_dir: str = ""
     """Where large values go when memory is full; empty: a directory of the system's."""

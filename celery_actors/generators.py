@@ -52,8 +52,9 @@ class ObjectRefGenerator(Generic[T_co]):
         return self._next_sync(None)
 
     def _next_sync(self, timeout_s: float | None = None) -> ObjectRef[T_co]:
-        """Return the next ref, as ``next()``, waiting at most so many seconds.
+        """Return the next ref, as ``next()``.
 
+        :param timeout_s: the longest wait, in seconds; ``None``: no limit.
         :raises GetTimeoutError: it was not there in time.
         """
         entry = self._stream.next_entry(timeout_s)

@@ -90,7 +90,7 @@ class ActorOptions:
     :ivar num_gpus: GPUs; a fraction shares one, more than one must be whole.
     :ivar memory: bytes, counted for placement.
     :ivar resources: custom resources by name.
-    :ivar max_restarts: how often it is begun again when its process dies; -1: always.
+    :ivar max_restarts: how often it is restarted when its process dies; -1: always.
     :ivar max_task_retries: how often a call that the death of its process interrupted runs
         again on the next incarnation; -1: always.  0: it raises ``ActorUnavailableError``.
     :ivar max_pending_calls: calls that one handle may have unresolved, -1: no bound of its

@@ -115,7 +115,7 @@ class RuntimeContext:
 
     @property
     def was_current_actor_reconstructed(self) -> bool:
-        """Whether the actor that this process is was begun again after a loss."""
+        """Whether the actor that this process is was restarted after a loss."""
         return self._assignment.restarts > 0
 
     @property

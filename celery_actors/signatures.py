@@ -44,7 +44,7 @@ class ParameterList:
         object.__setattr__(self, "positional", self._positional())
 
     def fits(self, given: int) -> bool:
-        """Whether so many positional arguments, and no others, are known to fit."""
+        """Whether ``given`` positional arguments, and no others, are known to fit."""
         positional = self.positional
         return positional is not None and positional[0] <= given <= positional[1]
 

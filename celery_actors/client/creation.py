@@ -212,7 +212,7 @@ def kill_actor(process: Process, actor: bytes, cause: str, no_restart: bool = Tr
 
     Its node deletes the mailbox when it has reaped the process; without one, it goes now.
 
-    :param no_restart: False: only the process is killed, if the actor may be begun again.
+    :param no_restart: False: only the process is killed, if the actor may be restarted.
     """
     killed = process.control.kill(actor.hex(), cause, no_restart)
     if killed.node is not None:

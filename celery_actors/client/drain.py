@@ -1,4 +1,4 @@
-"""Before a process ends of itself: what it has submitted and nobody else can see through.
+"""Before a process ends by itself: it waits for what would be lost with it.
 
 A task may be on its way to an executor that this process leases, a call may wait here for its
 arguments, or for an actor that has not begun (and that would be cancelled with its last holder),

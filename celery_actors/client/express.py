@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Express"]
 
-_TOGETHER = 0.002  # calls of so many seconds go into the mailbox in one message
+_TOGETHER = 0.002  # calls within this time (seconds) go into the mailbox in one message
 _LOOK_EVERY = 0.005
-_LINGER = 0.05  # the background thread goes on looking for so long
+_LINGER = 0.05  # seconds for which the background thread goes on looking
 
 
 @dataclass(slots=True)

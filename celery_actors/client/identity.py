@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 def after_fork(process: Process) -> None:
-    """In a forked child: be a caller of one's own.
+    """In a forked child: become another caller than the parent.
 
     Inherited refs and handles stay valid: to this process the objects are another's, and
     it takes holds of its own on the actors.
@@ -53,7 +53,7 @@ def after_fork(process: Process) -> None:
 def lease_lost(process: Process) -> None:
     """The lease ran out: this process was stopped, or cut off, for too long.
 
-    Its job is over to the cluster.  Runs in the background thread, which connects again
+    To the cluster its job has ended.  Runs in the background thread, which connects again
     afterwards.
     """
     error = ActorUnavailableError(

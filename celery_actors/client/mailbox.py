@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 _HEARTBEAT = 10.0
 _LEAST_HEARTBEAT = 6.0  # it is sent every 2.5 s at the most (see client.housekeeping)
 _MOST_SWITCHES = 20
-_ANSWER = 5.0  # for so long the broker may take to answer, in seconds
+_ANSWER = 5.0  # seconds that the broker may take to answer
 _LAST_WRITE = 2.0  # and to read what is left when the connection is closed
 _FRAME_END = b"\xce"
 

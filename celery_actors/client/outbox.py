@@ -210,7 +210,7 @@ class Outbox:
         return moved
 
     def take(self, calls: int, size: int) -> list[PendingCall]:
-        """Take the next batch of at most so many calls and bytes (but one call at least)."""
+        """Take the next batch: at most that many calls and bytes, but one call at least."""
         batch: list[PendingCall] = []
         taken = 0
         while self.unsent and len(batch) < calls:

@@ -86,7 +86,7 @@ def open_redis(
 ) -> redis.Redis:
     """Return a redis-py client for the configured Redis.
 
-    :param patience: for so many seconds a command is repeated in an outage; ``None``: redis-py
+    :param patience: how long a command is repeated in an outage, in seconds; ``None``: redis-py
         repeats it a few times after a lost connection.
     :param timeout: in seconds, of each command; ``None``: a command may take any time.
     """

@@ -136,7 +136,7 @@ class Queue:
         """End the queue's actor; what is in the queue is lost.
 
         :param force: at once; else calls made before are done first.
-        :param grace_period_s: seconds for these, after which it is killed all the same.
+        :param grace_period_s: seconds for these, after which it is killed in any case.
         """
         actor, self.actor = self.actor, None
         if actor is None:
