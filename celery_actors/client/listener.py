@@ -62,7 +62,7 @@ class Listener:
         self._wanted = 0
         self._wakeup = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._leader_wakeup = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._usual_wait = _LONG_WAIT  # of late, for one result (seconds)
+        self._usual_wait = _LONG_WAIT  # average of the last waits for one result, in seconds
         self._closing = False
         self._tick_at = 0.0  # when the background thread is to see to everything
         # A byte was written to _wakeup and the background thread has not looked since.  Any
@@ -91,7 +91,7 @@ class Listener:
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(timeout=10)
         self.wake_all()
-        # A leader still reads the descriptors; one that runs a callback of the user's keeps them.
+        # A leader still reads the descriptors. One that does not leave keeps them.
         if not self._reading.acquire(timeout=_LEADER_LEAVES):
             return
         numbers = self._wakeup, self._leader_wakeup
@@ -133,6 +133,9 @@ class Listener:
                     self._last_foreground = monotonic()
                     self._reading.release()
                     self._pass_on()
+                # Some of it is user code, which may itself wait: no lock is held here.
+                if self._process.objects.after:
+                    self._process.run_after()
                 if meanwhile is not None:
                     meanwhile()
             else:
@@ -155,7 +158,7 @@ class Listener:
             if left is not None and left <= 0:
                 return
             self._read(left, background=False, spin=waiter.remaining == 1)
-            if once:
+            if once or self._process.objects.after:
                 return
 
     def _follow(self, waiter: Waiter, left: float | None) -> None:
@@ -216,7 +219,7 @@ class Listener:
                     os.eventfd_read(mine)
 
     def _spin(self, poll: select.poll, milliseconds: float | None) -> list[tuple[int, int]]:
-        """Poll; look again and again at first, where the answer has come quickly of late.
+        """Poll; look again and again at first, where the last answers came quickly.
 
         To fall asleep and to be woken costs a synchronous call a fifth of its time.  Whoever
         else wants this processor gets it between two looks, and slow calls are not spun for:
@@ -267,14 +270,14 @@ class Listener:
         finally:
             mailbox.lock.release()
         self._process.flush()  # for those who found the lock taken
-        self._process.run_after()
 
     def _run(self) -> None:
         while not self._closing:
             try:
                 self._turn()
-            except Exception:
-                # Without this thread the process would wait for ever, and never say why.
+            except BaseException:
+                # Without this thread the process would wait for ever, and never say why. A callback
+                # of a future may raise anything, SystemExit too.
                 logger.exception("an error in the background thread; it goes on")
                 self._sleep(_AFTER_ERROR)
         self.wake_all()
@@ -300,6 +303,8 @@ class Listener:
             finally:
                 self._reading.release()
                 self._pass_on()
+            if self._process.objects.after:
+                self._process.run_after()
         else:  # a foreground thread leads
             self._tick_at = min(self._tick_at, now + _ASIDE)
             self._sleep(max(0.0, min(self._tick_at, express.next_due) - now))

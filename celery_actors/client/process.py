@@ -406,7 +406,10 @@ class Process:
     # -- replies -----------------------------------------------------------------
 
     def read_pushes(self) -> None:
-        """Take in what has arrived on the push socket.  Called by the leader."""
+        """Take in what has arrived on the push socket.
+
+        Called by the leader, which calls :meth:`run_after` once it leads no more.
+        """
         try:
             messages = self.replies.read()
         except OSError as error:
@@ -452,7 +455,7 @@ class Process:
                 self.housekeeping.calls_resolved(box.resolve_through(push.cursor))
 
     def run_after(self) -> None:
-        """Run what had to wait for the lock to be free."""
+        """Run what had to wait for the lock to be free.  No lock is held: user code is among it."""
         after = self.objects.after
         while after:
             try:

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,20 @@ from celery_actors.ids import new_caller_id, object_id
 pytestmark = pytest.mark.usefixtures("cluster")
 
 SIZES = (8 * 1024, 100 * 1024, 20 * 1024 * 1024)
+
+
+class GotWhereItArrives:
+    """Stands for the value of a ref, which is got while this is unpickled."""
+
+    def __init__(self, ref: Any) -> None:
+        self.ref = ref
+
+    def __reduce__(self) -> Any:
+        return got, (self.ref,)
+
+
+def got(ref: Any) -> Any:
+    return ray.get(ref, timeout=30)
 
 
 @ray.remote
@@ -54,6 +68,9 @@ class Values:
         while not Path(path).exists():
             time.sleep(0.005)
         return path
+
+    def refers_to(self, refs: list[Any]) -> Any:
+        return GotWhereItArrives(refs[0])
 
     def fail(self) -> None:
         raise KeyError("failed")
@@ -300,6 +317,34 @@ def test_future(values: Any, gate: Path) -> None:
     assert late.result(timeout=30) == str(gate)
     assert isinstance(values.fail.remote().future().exception(timeout=30), KeyError)
     assert ray.put(3).future().result(timeout=30) == 3
+
+
+@pytest.mark.parametrize("main_waits", [False, True])
+def test_what_a_future_runs_may_wait_itself(values: Any, tmp_path: Path, main_waits: bool) -> None:
+    """Its callbacks, and the unpickling of its value, in whichever thread reads the replies."""
+    other, first, second = Values.remote(), tmp_path / "first", tmp_path / "second"
+    late, further = values.when.remote(str(first)), other.when.remote(str(second))
+    called: Future[Any] = Future()
+    late.future().add_done_callback(lambda _: called.set_result(got(further)))
+    unpickled = values.refers_to.remote([further]).future()
+    opener = threading.Timer(0.5, second.touch)
+    opener.start()  # by then the callback waits
+    first.touch()
+    if main_waits:
+        assert got(other.echo.remote(1)) == 1
+    assert called.result(timeout=40) == str(second)
+    assert unpickled.result(timeout=40) == str(second)
+    opener.join()
+
+
+def test_a_callback_that_exits_ends_no_thread_of_ours(values: Any, gate: Path) -> None:
+    def leave(_: Any) -> None:
+        raise SystemExit(3)
+
+    values.when.remote(str(gate)).future().add_done_callback(leave)
+    gate.touch()
+    for n in range(3):  # each of them is completed by the background thread
+        assert values.echo.remote(n).future().result(timeout=30) == n
 
 
 def test_await(values: Any) -> None:
