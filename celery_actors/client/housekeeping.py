@@ -337,13 +337,16 @@ class Housekeeping:
             process.flush()
 
     def _extend(self, now: float) -> None:
-        """Keep the stored values to which this process holds refs."""
+        """Keep the stored values to which this process holds refs, and its places as a waiter."""
         process = self._process
         if now < self._extend_due:
             return
         self._extend_due = now + process.settings.result_ttl / 3
         with process.lock:
-            oids = [oid for oid, entry in process.objects.entries.items() if not entry.pending]
+            entries = process.objects.entries
+            oids = [oid for oid, entry in entries.items() if not entry.pending]
+            awaited = [oid for oid, entry in entries.items() if entry.foreign and entry.is_awaited]
+        process.recovery.resolve_later(awaited)
         oids += self._lent
         self._returned.extend(self._lent)  # the word that one came back may have been lost
         if oids:

@@ -97,6 +97,11 @@ class Entry:
         return self.state is _PENDING
 
     @property
+    def is_awaited(self) -> bool:
+        """Whether somebody here waits for its value."""
+        return self.pending and bool(self.waiters or self.on_settled)
+
+    @property
     def failed(self) -> bool:
         """Whether getting it raises, as far as this process can tell."""
         blob = self.blob

@@ -7,6 +7,8 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from celery_actors.exceptions import (
     TaskCancelledError,
     WorkerCrashedError,
 )
+from celery_actors.ids import CALLER_BYTES
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -50,6 +53,11 @@ class Worker:
     def call(self, other: Any) -> list[Any]:
         """Call another actor; the ref is this actor's, and its caller gets it in a list."""
         self.mine = [other.forever.remote()]
+        return self.mine
+
+    def late(self, path: str) -> list[Any]:
+        """Call a task that waits for a file; the ref is this actor's."""
+        self.mine = [name_when.remote(path)]
         return self.mine
 
 
@@ -311,6 +319,25 @@ def test_an_actor_whose_creator_was_killed_before_its_arguments_came(tmp_path: P
     with pytest.raises(ActorDiedError, match="its creator ended"):
         ray.get(called, timeout=LIMIT)
     gate.touch()
+
+
+def test_who_waits_for_longer_than_results_are_kept_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Among those who wait for a value a place is kept no longer than a value is."""
+    process, kept, gate = require_process(), 1.5, tmp_path / "gate"
+    monkeypatch.setattr(process, "settings", replace(process.settings, result_ttl=kept))
+    monkeypatch.setattr(process.results, "ttl_ms", int(1000 * kept))
+    monkeypatch.setattr(process.housekeeping, "_extend_due", 0.0)
+    owner = Worker.remote()
+    ref = ray.get(owner.late.remote(str(gate)))[0]
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(ray.get, ref, timeout=LIMIT)
+        place = process.results.waiters(ref.binary()[:CALLER_BYTES])
+        wait_until(lambda: process.redis.hlen(place), "the place of who waits")
+        time.sleep(2 * kept)
+        gate.touch()
+        assert waiting.result() == "late"
 
 
 def test_the_owner_was_killed() -> None:
