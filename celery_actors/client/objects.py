@@ -36,7 +36,8 @@ class Waiter:
     """Somebody who waits until ``remaining`` things have happened.
 
     Counted down under the process's lock; ``event`` exists while a thread sleeps on it.
-    With ``fail_fast`` one error ends the wait (``get`` raises the first failure).
+    With ``fail_fast`` one error ends the wait (``get`` raises the first failure): ``remaining``
+    is then negative, and some of the things may not have happened.
     """
 
     __slots__ = ("event", "fail_fast", "remaining")
@@ -218,7 +219,7 @@ class ObjectTable:
             if entry.state is not _PENDING:
                 waiter.remaining -= 1
                 if fail_fast and entry.failed:
-                    waiter.remaining = 0
+                    waiter.remaining = -1
                     break
             elif entry.waiters is None:
                 entry.waiters = [waiter]
@@ -246,7 +247,7 @@ class ObjectTable:
             entry.on_settled.append(one)
 
     def forget(self, waiter: Waiter, entries: Iterable[Entry]) -> None:
-        """Take a waiter that gave up off the entries."""
+        """Take a waiter that waits no longer off the entries that are still pending."""
         for entry in entries:
             if entry.waiters is not None and waiter in entry.waiters:
                 entry.waiters.remove(waiter)

@@ -76,6 +76,7 @@ class Stream:
         self._arrived = 0  # values up to here are stored
         self._failed = False
         self._task = task
+        self._tell_of_end: Callable[[], None] | None = None  # who waits now; None: nobody has yet
         self.end = end
         self.dropped = False
 
@@ -177,17 +178,21 @@ class Stream:
 
         process = self._process
         with process.lock:
-            for one in (entry, self.end):
-                if not one.pending:
-                    process.objects.after.append(done)
-                elif one.on_settled is None:
-                    one.on_settled = [done]
-                else:
-                    one.on_settled.append(done)
+            watches_end = self._tell_of_end is not None
+            self._tell_of_end = done
+            process.objects.when_settled([entry], done)
+            if not self.end.pending:
+                process.objects.after.append(done)
+            elif not watches_end:  # once: a stream may have any number of values
+                process.objects.when_settled([self.end], self._end_came)
         process.flush()
         process.run_after()
         process.listener.wake()
         return future
+
+    def _end_came(self) -> None:
+        if self._tell_of_end is not None:
+            self._tell_of_end()
 
     def _taken(self, entry: Entry | None) -> Entry | None:
         if entry is None:

@@ -178,12 +178,10 @@ class Values:
             self._look_for(foreign, timeout)
         with process.lock:
             waiter = process.objects.wait_for(entries, count, fail_fast)
-        if waiter.remaining <= 0:
-            return True
         try:
-            return self.wait_blocked(waiter, timeout, meanwhile)
+            return waiter.remaining <= 0 or self.wait_blocked(waiter, timeout, meanwhile)
         finally:
-            if waiter.remaining > 0:
+            if waiter.remaining or count < len(entries):  # else all of them are settled
                 with process.lock:
                     process.objects.forget(waiter, entries)
 

@@ -63,8 +63,8 @@ class Gate:
     def let(self) -> None:
         self.opened.release()
 
-    def values(self) -> Iterator[int]:
-        for value in range(3):
+    def values(self, number: int) -> Iterator[int]:
+        for value in range(number):
             assert self.opened.acquire(timeout=30)
             yield value
 
@@ -176,7 +176,7 @@ def test_dynamic_is_for_generators() -> None:
 
 def test_values_are_there_while_the_generator_goes_on() -> None:
     gate = Gate.remote()
-    stream = gate.values.remote()
+    stream = gate.values.remote(3)
     assert not stream.next_ready()
     with pytest.raises(GetTimeoutError, match="value 0"):
         stream._next_sync(0.05)
@@ -185,6 +185,24 @@ def test_values_are_there_while_the_generator_goes_on() -> None:
         assert ray.get(next(stream)) == value
     with pytest.raises(StopIteration):
         next(stream)
+
+
+def test_a_stream_keeps_nothing_of_those_who_waited_for_its_values() -> None:
+    gate = Gate.remote()
+    stream = gate.values.remote(10)
+    end = stream.stream.end
+    for value in range(5):
+        gate.let.remote()
+        assert ray.get(next(stream)) == value
+        assert not end.waiters
+
+    async def main() -> None:
+        for value in range(5, 10):
+            gate.let.remote()
+            assert await (await anext(stream)) == value
+            assert len(end.on_settled or ()) <= 1
+
+    asyncio.run(main())
 
 
 def test_asynchronous_generators() -> None:

@@ -307,6 +307,24 @@ def test_calls_behind_one_that_waits_keep_their_order(values: Any, gate: Path) -
     assert ray.get(calls[2]) == [1, str(gate), 3]
 
 
+def test_who_waits_no_longer_is_forgotten(values: Any, gate: Path) -> None:
+    """A program that waits for one of many refs again and again keeps nothing for each time."""
+    other = Values.remote()
+    late, ready = values.when.remote(str(gate)), other.echo.remote(1)
+    for _ in range(3):
+        assert ray.wait([late, ready]) == ([ready], [late])
+        assert ray.wait([late], timeout=0.01) == ([], [late])
+        with pytest.raises(KeyError):
+            ray.get([late, other.fail.remote()])
+    failed = other.fail.remote()
+    ray.wait([failed])
+    with pytest.raises(KeyError):  # that one is known to have failed
+        ray.get([late, failed])
+    assert not late.entry.waiters
+    gate.touch()
+    assert ray.get(late) == str(gate)
+
+
 # -- futures, event loops, threads ------------------------------------------------------------
 
 
