@@ -153,7 +153,7 @@ class ObjectLostError(ActorsError):
 
 
 class OwnerDiedError(ObjectLostError):
-    """The process that made the call is gone and the call never ran."""
+    """The process that made the call is gone, and the call has stored no value."""
 
 
 class ObjectFetchTimedOutError(ObjectLostError):

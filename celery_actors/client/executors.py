@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from celery_actors.client.cancelling import withdraw_waiting
 from celery_actors.client.creation import create_actor, kill_actor
 from celery_actors.client.growth import Growth
+from celery_actors.client.holds import Hold
 from celery_actors.client.leases import Lease, Pool, Shape
 from celery_actors.client.objects import Entry, ObjectState
 from celery_actors.client.outbox import PendingCall, TaskWithdrawn
@@ -94,6 +95,8 @@ class Executors:
         if arguments:
             flags |= CallFlag.ARGUMENTS
             process.recovery.resolve_foreign([e for e in arguments if e.foreign and e.pending])
+        if dumped.actors:
+            kept = (*kept, *self._holds(dumped))
         with process.lock:
             pool = self._pool(shape)
             first = not pool.leases and not pool.requested
@@ -121,8 +124,6 @@ class Executors:
             call.on_done = lambda done: self._done(pool, done)
             call.on_failed = lambda failed, error: self._failed(pool, failed, error)
             awaited = [entry for entry in arguments if entry.pending]
-        if dumped.actors:
-            self._hold(call, dumped)
         with process.lock:
             if awaited:
                 self._awaiting[call.task] = call
@@ -144,14 +145,14 @@ class Executors:
             self._growth[pool] = Growth(pool)
         return pool
 
-    def _hold(self, call: PendingCall, dumped: Dumped) -> None:
-        """Keep the actors whose handles are inside alive until the task is resolved.
+    def _holds(self, dumped: Dumped) -> list[Hold]:
+        """Return what keeps the actors whose handles are inside alive until a task is resolved.
 
         The holds are this process's own: which executor will run the task is not known
         yet, and it may run more than once.
         """
         holds = [self._process.hold(actor) for actor in dumped.actors]
-        call.kept = (*call.kept, *(hold for hold in holds if hold is not None))
+        return [hold for hold in holds if hold is not None]
 
     def _make_ready(self, pool: Pool, call: PendingCall) -> None:
         process = self._process

@@ -42,7 +42,7 @@ class Housekeeping:
         self._garbage: list[Entry] = []
         # Those of them whose shared memory the next value may take at once.
         self._reusable: deque[Entry] = deque()
-        self._postponed: list[Callable[[], None]] = []
+        self._postponed: deque[Callable[[], None]] = deque()
         self._lent: dict[bytes, bytes | None] = {}  # own objects that only others keep
         self._returned: deque[bytes] = deque()
         self._uncarried: deque[tuple[bytes, str]] = deque()
@@ -155,7 +155,7 @@ class Housekeeping:
             self._reusable.clear()  # they are released below with the others
         try:
             self._release(garbage)
-        except Exception:  # what is released twice is gone all the same
+        except Exception:  # all of it is tried again: a second release does nothing
             with process.lock:
                 self._garbage = garbage + self._garbage
             raise
@@ -267,9 +267,8 @@ class Housekeeping:
         self._beat(now)
         process.flush()
         process.recovery.run()
-        postponed, self._postponed = self._postponed, []
-        for action in postponed:
-            action()
+        for _ in range(len(self._postponed)):  # what is put back now has its turn later
+            self._postponed.popleft()()
         process.executors.tick(now)
         process.groups.run(now)
         process.ownership.run()

@@ -195,7 +195,7 @@ class Pool:
 
     @property
     def next_due(self) -> float:
-        """When :meth:`overdue` may find something (monotonic seconds)."""
+        """When :meth:`overdue` may find something (monotonic seconds).  Under the lock."""
         waiting = (lease.ask_at for lease in self.leases.values() if len(lease.tasks) > 1)
         return min(waiting, default=float("inf"))
 

@@ -13,6 +13,7 @@ covers what the owner could not know: refs that a fork has inherited, and object
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Iterable
 from itertools import islice
@@ -118,8 +119,9 @@ class Ownership:
                 for entry in entries
             }
             self._process.results.settle(values)
-            for _ in entries:
-                failed.popleft()
+            with contextlib.suppress(IndexError):  # shutdown() has cleared it meanwhile
+                for _ in entries:
+                    failed.popleft()
 
 
 def _lost(oid: bytes) -> ObjectLostError:

@@ -40,7 +40,7 @@ from celery_actors.client.values import Values
 from celery_actors.config import Settings
 from celery_actors.control import Control
 from celery_actors.exceptions import ActorsError, SessionEndedError, TamperedError
-from celery_actors.ids import NO_INCARNATION, mailbox_name, object_id
+from celery_actors.ids import NO_INCARNATION, mailbox_name, object_id, split_object_id
 from celery_actors.protocol.orders import Order, OrderKind
 from celery_actors.protocol.signing import Signer
 from celery_actors.protocol.values import Copy, decode_push, is_push
@@ -56,7 +56,7 @@ __all__ = ["Process"]
 
 logger = logging.getLogger(__name__)
 
-# For so long a command to Redis is repeated in an outage, in seconds: by a driver; while it begins;
+# How long a driver repeats a command to Redis in an outage, in seconds: usually; while it begins;
 # while it closes.  An actor's process repeats it without end: its callers see a delay.
 _PATIENCE, _PATIENCE_FIRST, _PATIENCE_LAST = 30.0, 4.0, 3.0
 
@@ -204,7 +204,7 @@ class Process:
         if self.leads_job:
             self.end_objects()
         self.listener.close()
-        if not self.leads_job:  # of a job that is over nobody asks
+        if not self.leads_job:  # nobody asks for objects of a job that has ended
             self.ownership.leave()
         self.sender.express.close()
         with self.mailbox.lock:
@@ -239,7 +239,7 @@ class Process:
         self.lock, self._borrowing = threading.Lock(), threading.Lock()
 
     def after_fork(self) -> None:
-        """In a forked child: be a caller of one's own (PROTOCOL, Callers and sequences)."""
+        """In a forked child: become another caller than the parent."""
         after_fork(self)
 
     # -- objects -----------------------------------------------------------------
@@ -255,22 +255,41 @@ class Process:
         :param stored: False keeps it out of Redis: only this process passes it on.
         """
         with self.lock:
-            sequence = self.next_sequence()
-            entry = self.objects.add(object_id(self.caller, sequence))
-        self.hold_contents(dumped, f"{self.caller.hex()}/o{sequence}.0")
-        if self.codec.shared(dumped):
-            self.housekeeping.free_shared_memory()
-        return self._put_encoded(entry, self.codec.encode(entry.oid, dumped), stored)
+            entry = self.objects.add(object_id(self.caller, self.next_sequence()))
+
+        def encode() -> bytes:
+            if self.codec.shared(dumped):
+                self.housekeeping.free_shared_memory()
+            return self.codec.encode(entry.oid, dumped)
+
+        return self._put(entry, encode, stored, dumped)
 
     def put_failure(self, failure: ActorsError) -> Entry:
         """Store an error under a new id: getting it raises."""
         with self.lock:
             entry = self.objects.add(object_id(self.caller, self.next_sequence()))
-        return self._put_encoded(entry, self.codec.encode_error(entry.oid, failure), True)
+        return self._put(entry, lambda: self.codec.encode_error(entry.oid, failure), True)
 
-    def _put_encoded(self, entry: Entry, blob: bytes, stored: bool) -> Entry:
-        if stored:
-            self.results.put(entry.oid, blob)
+    def _put(
+        self,
+        entry: Entry,
+        encode: Callable[[], bytes],
+        stored: bool,
+        contents: Dumped | None = None,
+    ) -> Entry:
+        blob: bytes | None = None
+        try:
+            blob = encode()
+            if contents is not None:
+                caller, sequence, index = split_object_id(entry.oid)
+                self.hold_contents(contents, f"{caller.hex()}/o{sequence}.{index}")
+            if stored:
+                self.results.put(entry.oid, blob)
+        except BaseException:
+            with self.lock:  # what was written of it goes as any value does
+                self.objects.settle(entry, ObjectState.READY, blob)
+                self.housekeeping.discard(entry)
+            raise
         with self.lock:
             self.objects.settle(entry, ObjectState.READY, blob)
         return entry
@@ -424,8 +443,6 @@ class Process:
                     self.recovery.on_hint(channel, payload)
             except (TamperedError, ValueError) as error:
                 logger.warning("ignored a message on channel %r: %s", channel, error)
-        if self.objects.after:
-            self.run_after()
         if self.dirty:  # an executor is free, and was given the next task
             self.flush()
 

@@ -236,29 +236,33 @@ class Recovery:
 
     def _fail_orphans(self) -> bool:
         """Give up objects whose owner is gone; a call that it had sent may still have run."""
-        process = self._process
         now = monotonic()
+        process = self._process
         with process.lock:  # threads that meet further ones add them
             due = [oid for oid, when in self._orphans.items() if when <= now]
-            for oid in due:
-                del self._orphans[oid]
         for oid in due:
-            with process.lock:
-                entry = process.objects.entries.get(oid)
-            if entry is None or not entry.pending:
-                continue
-            blob = process.results.fetch([oid])[0]
-            with process.lock:
-                if blob is not None:
-                    process.objects.settle(entry, ObjectState.READY, blob)
-                    continue
-                error = OwnerDiedError(
-                    f"object {oid.hex()} will not come: the process that made the call "
-                    f"(caller {oid[:CALLER_BYTES].hex()}) is gone and the call never ran"
-                )
-                process.objects.settle(entry, ObjectState.FAILED, error=error)
-            process.results.stop_waiting([oid], process.caller.hex())
+            self._fail_orphan(oid)
+            with process.lock:  # only now: what Redis could not do is done again
+                self._orphans.pop(oid, None)
         return bool(due)
+
+    def _fail_orphan(self, oid: bytes) -> None:
+        process = self._process
+        with process.lock:
+            entry = process.objects.entries.get(oid)
+        if entry is None or not entry.pending:
+            return
+        process.results.stop_waiting([oid], process.caller.hex())
+        blob = process.results.fetch([oid])[0]
+        with process.lock:
+            if blob is not None:
+                process.objects.settle(entry, ObjectState.READY, blob)
+                return
+            error = OwnerDiedError(
+                f"object {oid.hex()} will not come: the process that made the call "
+                f"(caller {oid[:CALLER_BYTES].hex()}) is gone, and its call has stored no value"
+            )
+            process.objects.settle(entry, ObjectState.FAILED, error=error)
 
     # -- actors --------------------------------------------------------------------
 

@@ -23,6 +23,8 @@ from celery_actors.protocol.calls import CallFlag, encode_calls, encode_method
 from celery_actors.protocol.payload import encode_body, encode_stored
 from celery_actors.protocol.places import Notice, encode_notice
 from celery_actors.serialization import Dumped
+from celery_actors.store.outage import is_outage
+from celery_actors.store.patience import at_most
 
 if TYPE_CHECKING:
     from celery_actors.client.process import Process
@@ -34,6 +36,7 @@ _REOPEN = 0.75
 _RING_FROM = 16 * 1024  # shorter messages go to RabbitMQ as they are
 _RING_BYTES = 1 << 20  # of calls, that one message in the ring has
 _WINDOW_PATIENCE = 2.0
+_HOLD_SECONDS = 2.0  # for Redis to write a call's holds, before the background thread does
 _GATHER = 0.004  # a thread that submits call after call sends so often at least
 
 
@@ -201,10 +204,20 @@ class Sender:
         return monotonic() - box.last_taken > _GATHER
 
     def _hold_for(self, call: PendingCall, actor: bytes, dumped: Dumped) -> None:
-        """Write the holds that the call has on the handles inside it, then let it go."""
+        """Write the holds that the call has on the handles inside it, then let it go.
+
+        Without Redis it waits, and others behind it: they are written once that is back.
+        """
         owner = call_owner(self._p.caller.hex(), call.sequence, actor.hex())
-        for held in dumped.actors:
-            self._p.control.hold(held.hex(), owner)
+        try:
+            with at_most(_HOLD_SECONDS):
+                for held in dumped.actors:
+                    self._p.control.hold(held.hex(), owner)
+        except Exception as error:
+            if not is_outage(error) or self._p.closed:
+                raise
+            self._p.housekeeping.try_again(lambda: self._hold_for(call, actor, dumped))
+            return
         with self._p.lock:
             call.holding = False
         box = self._p.outboxes.get(actor)

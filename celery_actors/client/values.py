@@ -93,8 +93,8 @@ class Values:
             else:
                 process.objects.after.append(done)
         process.flush()
-        if entry.foreign:
-            process.recovery.resolve_foreign([entry])
+        if entry.foreign and entry.pending:
+            self._look_for([entry], None)
         process.run_after()
         process.listener.wake()
         return future

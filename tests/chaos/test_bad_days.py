@@ -403,13 +403,29 @@ def test_a_file_that_can_not_be_made_is_no_outage(mortal: PrivateCluster) -> Non
     assert ray.get(Log.remote().count.remote(), timeout=AFTER) == 0, "the node went on"
 
 
+def test_a_call_with_a_handle_inside_waits_for_redis_and_so_do_those_behind_it(
+    mortal: PrivateCluster, operator: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process_module, "_PATIENCE", 1.0)  # as if the outage lasted for minutes
+    keeper, kept = Log.remote(), Log.remote()
+    ray.get([keeper.count.remote(), kept.count.remote()])
+    with full(operator, Path()):
+        passed = keeper.keep.remote(kept)  # the holds of what is inside can't be written
+        behind = keeper.ask_kept.remote(5)
+        del kept
+        assert ray.wait([passed, behind], num_returns=2, timeout=0.5)[0] == []
+    assert ray.get([passed, behind], timeout=AFTER) == [None, 5]
+
+
 def test_what_waits_in_vain_says_why(
     mortal: PrivateCluster, operator: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(process_module, "_PATIENCE", 0.5)
     with full(operator, Path()):
+        known = set(require_process().objects.entries)
         with pytest.raises(ConnectionFailed, match="it is full: raise its maxmemory") as raised:
             ray.put(1)
+        assert set(require_process().objects.entries) <= known, "nothing is left of it"
         assert is_outage(raised.value)
         with pytest.raises(ConnectionFailed, match="it is full"):
             Log.remote()

@@ -519,7 +519,7 @@ def test_values_of_an_owner_that_ended_raise() -> None:
     thread.join(20)
     (error,) = found
     assert isinstance(error, OwnerDiedError)
-    assert "never ran" in str(error)
+    assert "stored no value" in str(error)
     process.redis.delete(process.results.waiters(caller))
 
 

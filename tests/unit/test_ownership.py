@@ -137,6 +137,16 @@ def away_at_first(process: Any) -> None:
     process.ownership.run()
 
 
+def test_the_session_may_end_while_errors_are_stored(process: Any) -> None:
+    for n in (1, 2):
+        entry = process.objects.add(object_id(CALLER, n))
+        entry.escaped = True
+        process.objects.settle(entry, ObjectState.FAILED, error=DIED)
+    process.results.settle = lambda _values: process.objects.end_session()
+    process.ownership.run()
+    assert not process.objects.failed
+
+
 def test_the_end_of_a_session_settles_all(process: Any) -> None:
     objects = process.objects
     pending, ready = (objects.add(object_id(CALLER, n)) for n in (1, 2))
