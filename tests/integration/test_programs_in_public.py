@@ -14,7 +14,7 @@ import pytest
 from waiting import wait_until
 
 import celery_actors as ray
-from celery_actors.exceptions import RayActorError
+from celery_actors.exceptions import InsufficientResources, RayActorError
 from celery_actors.experimental import tqdm_ray
 from celery_actors.util.actor_pool import ActorPool
 from celery_actors.util.multiprocessing import Pool, TimeoutError  # noqa: A004
@@ -222,6 +222,13 @@ def test_a_pool_that_is_closed_or_terminated_ends_its_actors() -> None:
 def test_a_pool_is_no_larger_than_the_cluster() -> None:
     with pytest.raises(ValueError, match="a pool of 1000 processes"):
         Pool(1000)
+
+
+def test_work_of_a_pool_whose_actors_cant_be_made_fails() -> None:
+    with Pool(1, ray_remote_args={"num_cpus": 1000}) as pool:
+        for _ in range(2):
+            with pytest.raises(InsufficientResources):
+                pool.apply_async(abs, (-1,)).get(timeout=SECONDS)
 
 
 def test_joblib_runs_on_actors() -> None:

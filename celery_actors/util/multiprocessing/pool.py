@@ -54,7 +54,7 @@ class _Actors:
         for actor in list(self._living):
             self.end(actor)
 
-    def let_go(self, actor: ActorHandle[Any]) -> None:
+    def let_go(self, actor: object) -> None:
         """Its work is done: it ends with its last handle."""
         self._living.discard(actor)
 
@@ -75,22 +75,32 @@ def _work(
 
     :param most: pieces of work after which the actor is replaced (``maxtasksperchild``).
     """
-    actor, done = actors.make(initializer, initargs), 0
+    actor, done = _made(actors, initializer, initargs), 0
     for job, place, function, args, kwargs in iter(tasks.get, None):
         went_well, value = _outcome(actor, function, args, kwargs)
         results.put((job, place, (went_well, value)))
         done += 1
         died = not went_well and isinstance(value, ActorError)
-        if died or done == most:
+        if died or done == most or isinstance(actor, Exception):
             actors.let_go(actor)
-            actor, done = actors.make(initializer, initargs), 0
+            actor, done = _made(actors, initializer, initargs), 0
     actors.let_go(actor)
 
 
+def _made(actors: _Actors, initializer: Any, initargs: Any) -> ActorHandle[Any] | Exception:
+    """Return a new actor, or why there is none: who waits for the next work gets that."""
+    try:
+        return actors.make(initializer, initargs)
+    except Exception as error:  # noqa: BLE001 - no room, a session that has ended, a bad option
+        return error
+
+
 def _outcome(
-    actor: ActorHandle[Any], function: Callable[..., Any], args: Any, kwargs: Any
+    actor: ActorHandle[Any] | Exception, function: Callable[..., Any], args: Any, kwargs: Any
 ) -> tuple[bool, Any]:
     try:
+        if isinstance(actor, Exception):
+            raise actor
         return True, get(actor.run.remote(function, args, kwargs))
     except Exception as error:  # noqa: BLE001 - the work may raise anything; its caller gets it
         return False, error
