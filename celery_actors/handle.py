@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeAlias, TypeVar, overload
 
@@ -18,7 +18,7 @@ from celery_actors.protocol.call_options import CallOptions, encode_options
 from celery_actors.protocol.creation import decode_handle, encode_handle
 from celery_actors.refs import ObjectRef
 from celery_actors.signatures import ParameterList
-from celery_actors.submission import NO_ARGUMENTS, dump_arguments
+from celery_actors.submission import NO_ARGUMENTS, OlderRemote, dump_arguments
 
 if TYPE_CHECKING:
     from celery_actors.client.process import Process
@@ -156,7 +156,7 @@ SYSTEM_METHODS = {
 }
 
 
-class ActorMethod(Generic[P, R_co]):
+class ActorMethod(OlderRemote, Generic[P, R_co]):
     """A method of a remote actor: ``handle.method.remote(…)`` calls it.
 
     To type checkers ``ActorMethod[[int], ObjectRef[str]]`` takes an int, and its ``remote``
@@ -211,16 +211,6 @@ class ActorMethod(Generic[P, R_co]):
                 return ObjectRefGenerator(process.streams.open(entries[0], window))
             return ObjectRef(entries[0])
         return [ObjectRef(entry) for entry in entries] if entries else None
-
-    def _remote(
-        self,
-        args: Sequence[Any] | None = None,
-        kwargs: Mapping[str, Any] | None = None,
-        **options: Any,
-    ) -> Any:
-        """Call the method with options changed: ``options(…).remote(…)`` under Ray's older name."""
-        changed = self.options(**options) if options else self
-        return changed.remote(*(args or ()), **(kwargs or {}))
 
     @overload
     def options(self, /, *, num_returns: Literal[0], **changes: Any) -> ActorMethod[P, None]: ...

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from typing import (
     TYPE_CHECKING,
@@ -79,7 +79,7 @@ from celery_actors.signatures import (
     parameters_of,
     unwrapped,
 )
-from celery_actors.submission import dump_arguments
+from celery_actors.submission import OlderRemote, dump_arguments
 
 __all__ = [
     "ActorClass",
@@ -144,7 +144,7 @@ class ActorClassInheritanceException(TypeError):
     """A class was to inherit from an actor class."""
 
 
-class ActorClass(Generic[T]):
+class ActorClass(OlderRemote, Generic[T]):
     """A class whose instances are actors: ``Class.remote(…)`` creates one.
 
     It stands under the name of the class that it wraps, also for the class's own methods.
@@ -295,17 +295,6 @@ class ActorClass(Generic[T]):
             )
         return existing_handle(process, bytes.fromhex(existing))
 
-    def _remote(
-        self,
-        args: Sequence[Any] | None = None,
-        kwargs: Mapping[str, Any] | None = None,
-        **options: Any,
-    ) -> ActorHandle[T]:
-        """Create an actor with options changed: ``options(…).remote(…)`` under Ray's older name."""
-        changed = self.options(**options) if options else self
-        created: ActorHandle[T] = changed.remote(*(args or ()), **(kwargs or {}))
-        return created
-
     def options(self, /, **changes: Any) -> ActorClass[T]:
         """Return the class with options changed; ``None`` stands for an option's default.
 
@@ -443,7 +432,7 @@ def _destination(process: Process, options: ActorOptions | TaskOptions, what: st
     return destination(process, strategy, selector, options.requested(), what)
 
 
-class RemoteFunction(Generic[P, R_co]):
+class RemoteFunction(OlderRemote, Generic[P, R_co]):
     """A function that runs elsewhere: ``function.remote(…)`` submits a task.
 
     To type checkers ``RemoteFunction[[int], ObjectRef[str]]`` takes an int, and its
@@ -541,16 +530,6 @@ class RemoteFunction(Generic[P, R_co]):
         :raises TypeError: there is no such option.
         """
         return RemoteFunction(self._function, self._options.updated(**changes), self._definitions)
-
-    def _remote(
-        self,
-        args: Sequence[Any] | None = None,
-        kwargs: Mapping[str, Any] | None = None,
-        **options: Any,
-    ) -> Any:
-        """Submit a task with options changed, as :meth:`ActorClass._remote`."""
-        changed = self.options(**options) if options else self
-        return changed.remote(*(args or ()), **(kwargs or {}))
 
     def _shape(self, process: Process) -> Shape:
         shape = self._shapes.get(process.job_id)

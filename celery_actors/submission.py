@@ -12,10 +12,27 @@ from celery_actors.protocol.payload import RefArgument
 from celery_actors.refs import ObjectRef
 from celery_actors.serialization import Dumped
 
-__all__ = ["NO_ARGUMENTS", "dump_arguments"]
+__all__ = ["NO_ARGUMENTS", "OlderRemote", "dump_arguments"]
 
 #: What :func:`dump_arguments` makes of none; shared, so that it must not be changed.
 NO_ARGUMENTS = Dumped(frames=[pickle.dumps(((), {}), protocol=5)])
+
+
+class OlderRemote:
+    """Ray's older name for ``options(…).remote(…)``, of all that has these two."""
+
+    __slots__ = ()
+
+    def _remote(
+        self,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> Any:
+        """Call, or create an actor, with options changed."""
+        this: Any = self
+        changed = this.options(**options) if options else this
+        return changed.remote(*(args or ()), **(kwargs or {}))
 
 
 def dump_arguments(

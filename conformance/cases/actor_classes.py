@@ -344,6 +344,7 @@ def async_function(ray):
         ray.remote(function)
 
 
+# Of actors and of tasks.
 _OPTIONS = (
     "runtime_env",
     "num_cpus",
@@ -361,19 +362,7 @@ def none_of_actors(ray):
         def get(self):
             return 1
 
-    for name in [
-        "runtime_env",
-        "name",
-        "namespace",
-        "lifetime",
-        "num_cpus",
-        "num_gpus",
-        "memory",
-        "resources",
-        "max_concurrency",
-        "label_selector",
-        "scheduling_strategy",
-    ]:
+    for name in (*_OPTIONS, "name", "namespace", "lifetime", "max_concurrency"):
         assert ray.get(ray.remote(**{name: None})(Actor).remote().get.remote()) == 1, name
         assert ray.get(ray.remote(Actor).options(**{name: None}).remote().get.remote()) == 1, name
 
@@ -383,14 +372,6 @@ def none_of_tasks(ray):
     def function():
         return 1
 
-    for name in [
-        "runtime_env",
-        "num_cpus",
-        "num_gpus",
-        "memory",
-        "resources",
-        "label_selector",
-        "scheduling_strategy",
-    ]:
+    for name in _OPTIONS:
         assert ray.get(ray.remote(**{name: None})(function).remote()) == 1, name
         assert ray.get(ray.remote(function).options(**{name: None}).remote()) == 1, name

@@ -214,10 +214,17 @@ def test_redis_away_for_longer_than_a_lease(
 
 
 @contextmanager
-def full(operator: redis.Redis, _folder: Path) -> Iterator[None]:
-    operator.config_set("maxmemory", "1")
+def set_to(operator: redis.Redis, setting: str, value: str) -> Iterator[None]:
+    before = operator.config_get(setting)[setting]
+    operator.config_set(setting, value)
     yield
-    operator.config_set("maxmemory", "0")
+    operator.config_set(setting, before)
+
+
+@contextmanager
+def full(operator: redis.Redis, _folder: Path) -> Iterator[None]:
+    with set_to(operator, "maxmemory", "1"):
+        yield
 
 
 @contextmanager
@@ -236,9 +243,8 @@ def replica_that_answers_nothing(operator: redis.Redis, folder: Path) -> Iterato
 
 @contextmanager
 def without_replicas(operator: redis.Redis, _folder: Path) -> Iterator[None]:
-    operator.config_set("min-replicas-to-write", "1")
-    yield
-    operator.config_set("min-replicas-to-write", "0")
+    with set_to(operator, "min-replicas-to-write", "1"):
+        yield
 
 
 @contextmanager

@@ -129,17 +129,30 @@ def test_the_gap_of_a_caller_that_ended_is_skipped() -> None:
         assert ran(log) == [1, 5]
 
 
-def test_a_returned_message_is_sent_again(brokers: PrivateCluster) -> None:
+def delete_mailbox(queue: str) -> None:
+    mailbox = require_process().mailbox
+    with mailbox.lock:
+        mailbox.delete(queue)
+        mailbox.barrier()
+
+
+def log_that_consumes(brokers: PrivateCluster) -> tuple[Any, str]:
+    """Return an actor past its consumer's start, in which Celery swallows a cancellation.
+
+    :returns: and its mailbox.
+    """
     log = Log.remote()
-    process = require_process()
     queue = mailbox_name(actor_id_of(log))
-    for _ in range(2):  # past the consumer's start, in which Celery swallows a cancellation
+    for _ in range(2):
         ray.get(log.count.remote())
         wait_until(lambda: unacknowledged(brokers, queue) == 0, "the acknowledgement")
+    return log, queue
+
+
+def test_a_returned_message_is_sent_again(brokers: PrivateCluster) -> None:
+    log, queue = log_that_consumes(brokers)
     assert ray.get(log.add.remote("me", 0)) == 0
-    with process.mailbox.lock:
-        process.mailbox.delete(mailbox_name(actor_id_of(log)))
-        process.mailbox.barrier()
+    delete_mailbox(queue)
     assert ray.get([log.add.remote("me", n) for n in (1, 2)], timeout=30) == [1, 2]
     assert ran(log) == [0, 1, 2]
 
@@ -168,15 +181,8 @@ def test_without_progress_the_last_call_is_sent_again_and_brings_all_that_was_lo
 
 
 def test_a_deleted_mailbox_is_declared_again_by_its_actor(brokers: PrivateCluster) -> None:
-    log = Log.remote()
-    process = require_process()
-    queue = mailbox_name(actor_id_of(log))
-    for _ in range(2):  # past the consumer's start, in which Celery swallows a cancellation
-        ray.get(log.count.remote())
-        wait_until(lambda: unacknowledged(brokers, queue) == 0, "the acknowledgement")
-    with process.mailbox.lock:
-        process.mailbox.delete(queue)
-        process.mailbox.barrier()
+    log, queue = log_that_consumes(brokers)
+    delete_mailbox(queue)
     # Without any call of ours: a plain client's message, say, would find no queue.
     wait_until(lambda: consumers(brokers, queue) == 1, "the mailbox to be consumed again")
     assert ray.get(log.add.remote("me", 0), timeout=30) == 0

@@ -19,6 +19,7 @@ from celery import Celery, chain, chord, group
 from celery.backends.redis import RedisBackend
 from celery.exceptions import TimeoutError as CeleryTimeoutError
 from celery.result import AsyncResult, GroupResult, ResultSet
+from counting import Counting
 from waiting import wait_until
 
 import celery_actors as ray
@@ -71,17 +72,7 @@ def spread(n):
 
 
 @ray.remote
-class Counter:
-    def __init__(self) -> None:
-        self.value = 0
-
-    def increment(self, by: int = 1) -> int:
-        self.value += by
-        return self.value
-
-    def fail(self) -> None:
-        raise ValueError("no such thing")
-
+class Counter(Counting):
     def after(self, gate: str) -> str:
         wait_until(lambda: Path(gate).exists(), "the gate")
         return "after the gate"

@@ -14,6 +14,7 @@ import pytest
 from celery import Celery
 from celery.app.defaults import DEFAULTS
 from celery.canvas import Signature
+from counting import Counting
 from fixture_types import StartNode
 from waiting import wait_for_state, wait_until
 
@@ -29,17 +30,7 @@ SECONDS = 30
 
 
 @ray.remote
-class Counter:
-    def __init__(self) -> None:
-        self.value = 0
-
-    def increment(self, by: int = 1) -> int:
-        self.value += by
-        return self.value
-
-    def fail(self) -> None:
-        raise ValueError("no such thing", 5)
-
+class Counter(Counting):
     def unserializable(self) -> Any:
         return object()
 
