@@ -1,8 +1,8 @@
 """Which executor gets which task: the leases of one shape of tasks, and the tasks given to them.
 
-An executor without a task gets one at once.  Where tasks have been short of late, more wait
-in its mailbox, so that it need not wait for each on its own: as many as make up some 20 ms.
-When the first of them takes long all the same, or waits for something, those behind it are
+An executor without a task gets one at once.  Where the last tasks were short, further ones
+wait in its mailbox, about 20 ms of work, so that it need not wait for each one to be sent.
+When the first of them takes longer than expected, or waits for something, those behind it are
 taken back (see client.executors) and go elsewhere.
 
 A task that may not be tried again is never behind another, nor another behind it; so it is
@@ -39,7 +39,7 @@ class Shape:
     :ivar resources: ``(name, units of 1/10000)`` pairs, sorted.
     :ivar sys_path: where the caller finds its own modules.
     :ivar target: where it may be placed.
-    :ivar max_calls: after so many tasks an executor ends; 0: none does.
+    :ivar max_calls: the number of tasks after which an executor ends; 0: it does not.
     :ivar function: whose tasks these are, where there are most calls of one.
     :ivar captures: what its tasks create runs in their placement group as well.
     :ivar environment: the tasks' ``runtime_env``, together with what they inherit.
@@ -94,7 +94,7 @@ class Pool:
     """The executors and tasks of one shape.  Guarded by the process's lock.
 
     :ivar ready: tasks that no executor has.
-    :ivar usual: seconds that a task has taken of late, its way to the executor included.
+    :ivar usual: average seconds of the last tasks, the way to the executor included.
     :ivar short: no node is large enough any more.
     """
 
