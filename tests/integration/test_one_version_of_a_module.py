@@ -206,8 +206,8 @@ def test_a_module_comes_from_where_the_program_would_import_it(
     for name in ("first", "last"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "numpy_helper.py").write_text(f"WHERE = '{name}'\n")
-        (tmp_path / name / "redis.py").write_text("raise ImportError('not this one')\n")
-    (tmp_path / "first" / "redis.py").unlink()
+    # A module of the standard library that no process of ours has imported.
+    (tmp_path / "last" / "wave.py").write_text("raise ImportError('not this one')\n")
     program = (
         "import json, sys\n"
         "sys.path.insert(0, sys.argv[1]); sys.path.append(sys.argv[2])\n"
@@ -216,8 +216,8 @@ def test_a_module_comes_from_where_the_program_would_import_it(
         "ray.init()\n"
         "@ray.remote\n"
         "def where():\n"
-        "    import redis\n"
-        "    return numpy_helper.WHERE, hasattr(redis, 'Redis')\n"
+        "    import wave\n"
+        "    return numpy_helper.WHERE, hasattr(wave, 'Wave_read')\n"
         "print(json.dumps({'where': ray.get(where.remote())}))\n"
     )
     found = outcome(run_script, program, str(tmp_path / "first"), str(tmp_path / "last"))
