@@ -62,7 +62,9 @@ class RedisServer:
             "loglevel": "notice",
             "daemonize": "no",
             "databases": "1",
-            # Nothing acknowledged is lost when the server is killed; no snapshots besides.
+            # What it has answered survives a kill of the server, but for the moments in which the
+            # disk is too slow for the file: then Redis answers first and writes later.  No
+            # snapshots besides.
             "appendonly": "yes",
             "appendfsync": "everysec",
             "save": '""',
