@@ -72,8 +72,9 @@ class Children:
         """Start the fork server; it answers once it is warm."""
         ours, theirs = socket.socketpair()
         os.set_inheritable(theirs.fileno(), True)
+        # -u: what an actor prints is in its log at once, as Ray's workers have it.
         self._server = subprocess.Popen(
-            [sys.executable, "-m", "celery_actors.worker.forkserver", str(theirs.fileno())],
+            [sys.executable, "-u", "-m", "celery_actors.worker.forkserver", str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
             env=self._environment,
             stdin=subprocess.DEVNULL,

@@ -51,6 +51,7 @@ _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}|\$([A-Za-z_][A-Za-z0-9_]
 _READ_AT_EXEC = re.compile(
     r"LD_|MALLOC_|GLIBC_|GCONV_PATH$|LOCPATH$|LANG$|LANGUAGE$|LC_|OPENSSL_|PYTHON(?!PATH$)"
 )
+_UNBUFFERED = "PYTHONUNBUFFERED"
 _PACKAGE = Path(celery_actors.__file__).resolve().parent  # before any chdir
 
 
@@ -176,7 +177,10 @@ def _execute(command: list[str], launch: Launch, paths: list[str], start: StartF
         "start_file": str(start.path),
         "outputs": outputs,
         "log_file": launch.log_file,
+        "unbuffered": _UNBUFFERED in os.environ,
     }
+    # As the fork server's -u, which not every command would hand on.
+    os.environ.setdefault(_UNBUFFERED, "1")
     text = json.dumps(header).encode() + b"\n" + pickle.dumps((launch, paths), protocol=4)
     number = os.memfd_create("launch", 0)
     os.write(number, text)

@@ -32,6 +32,8 @@ def main() -> None:
     with os.fdopen(os.dup(0), "rb") as source:
         header = json.loads(source.readline())
         pickled = source.read()
+    if not header["unbuffered"]:  # it was for this interpreter alone
+        del os.environ["PYTHONUNBUFFERED"]
     _close_input()
     _check_version(*header["python"])
     _stay_with(header["pid"], header["parent"])

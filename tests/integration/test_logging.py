@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -43,14 +44,52 @@ ray.shutdown()
 """
 
 
-def test_an_actor_configures_logging_itself(tmp_path: Path) -> None:
-    program = tmp_path / "program.py"
-    program.write_text(PROGRAM)
+KILLED = """
+import os, signal
+import celery_actors as ray
+ray.init("local", num_cpus=2)
+
+@ray.remote
+class Killed:
+    def die(self):
+        print("printed", os.environ.get("PYTHONUNBUFFERED"))
+        print("unfinished", end="")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+for variables in ({}, {"LANG": "C.UTF-8"}):  # forked; with the second, executed anew
+    actor = Killed.options(runtime_env={"env_vars": variables}).remote()
+    try:
+        ray.get(actor.die.remote())
+    except ray.exceptions.ActorDiedError:
+        pass
+ray.shutdown()
+"""
+
+
+def shown_by(program: Path, text: str) -> str:
+    """Run a program as its user would; return what it showed."""
+    program.write_text(text)
     done = subprocess.run(
-        [sys.executable, str(program)], capture_output=True, text=True, timeout=100, check=False
+        [sys.executable, str(program)],
+        env={name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
-    shown = [line.partition(") ")[2] for line in done.stderr.splitlines()]
+    return done.stderr
+
+
+def test_what_is_printed_is_shown_though_the_actor_is_killed(tmp_path: Path) -> None:
+    shown = shown_by(tmp_path / "program.py", KILLED)
+    assert shown.count(") printed None\n") == 2, shown
+    assert shown.count(") unfinished\n") == 2, shown
+
+
+def test_an_actor_configures_logging_itself(tmp_path: Path) -> None:
+    said = shown_by(tmp_path / "program.py", PROGRAM)
+    shown = [line.partition(") ")[2] for line in said.splitlines()]
     for line in (
         "HANDLERS 0",
         "MINE from an actor",
@@ -59,7 +98,7 @@ def test_an_actor_configures_logging_itself(tmp_path: Path) -> None:
         "TASK from a task",
         "the last words",
     ):
-        assert shown.count(line) == 1, (line, done.stderr)
-    assert "too low" not in done.stderr
-    assert "unseen" not in done.stderr
-    assert done.stderr.count("from the package") == 1, "and not by the actor's handler as well"
+        assert shown.count(line) == 1, (line, said)
+    assert "too low" not in said
+    assert "unseen" not in said
+    assert said.count("from the package") == 1, "and not by the actor's handler as well"
