@@ -128,7 +128,9 @@ def sweep(directory: Path, alive_owners: Callable[[str], bool]) -> int:
             for name in list(left):
                 path = directory / name
                 with contextlib.suppress(FileNotFoundError, PermissionError):
-                    if alive and not is_ring(name) and holds_value(path):
+                    # Without a marker it may run and have written nothing itself: the flight
+                    # recorders of a node's actors have its name.
+                    if alive and not is_ring(name) and (fd < 0 or holds_value(path)):
                         continue
                     path.unlink()
                     removed += 1

@@ -738,6 +738,14 @@ def test_sweep_takes_what_was_released_while_its_owner_died(
     assert list(reader.directory.glob("*crashed*")) == [], "no life marker either"
 
 
+def test_sweep_keeps_what_others_wrote_for_an_owner_that_lives(tmp_path: Path) -> None:
+    recorder = tmp_path / f"{file_prefix('0123456789abcdef', 'node.0123456789abcdef')}{'ab' * 8}"
+    recorder.write_bytes(bytes(1024))  # the owner itself has written nothing: it has no marker
+    assert sweep(tmp_path, lambda owner: True) == 0
+    assert recorder.exists()
+    assert sweep(tmp_path, lambda owner: False) == 1
+
+
 def test_owner_that_comes_back_does_not_meet_its_old_files(make: MakeStore, tmp_path: Path) -> None:
     store = make("crashed")
     crashed = python(CRASH, store.directory, tmp_path / "spill")
