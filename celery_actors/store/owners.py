@@ -124,18 +124,17 @@ def sweep(directory: Path, alive_owners: Callable[[str], bool]) -> int:
         if fd is None:
             continue
         try:
-            left = [name for name in names if name != marker.name]
-            for name in list(left):
-                path = directory / name
+            kept = 0
+            for path in [directory / name for name in names if name != marker.name]:
+                # Without a marker it may run and have written nothing itself: the flight
+                # recorders of a node's actors have its name.
                 with contextlib.suppress(FileNotFoundError, PermissionError):
-                    # Without a marker it may run and have written nothing itself: the flight
-                    # recorders of a node's actors have its name.
-                    if alive and not is_ring(name) and (fd < 0 or holds_value(path)):
-                        continue
-                    path.unlink()
-                    removed += 1
-                left.remove(name)
-            if fd >= 0 and not left:
+                    if alive and not is_ring(path.name) and (fd < 0 or holds_value(path)):
+                        kept += 1
+                    else:
+                        path.unlink()
+                        removed += 1
+            if fd >= 0 and not kept:
                 marker.unlink(missing_ok=True)
         finally:
             if fd >= 0:
