@@ -25,6 +25,7 @@ _AT_MOST_EVERY = 0.05  # seconds between two looks: lines that come fast are sho
 _LOOK_EVERY = 0.25  # where the kernel can't tell, as when a user has no watch left
 _UNFINISHED_AFTER = 1.0  # seconds without a change, after which a line without an end is shown
 _MOST_BYTES = 1 << 20  # of a file, read at a time
+_MOST_AT_THE_END = 15.0  # seconds for what is left: the output may be a pipe that nobody reads
 _IN_MODIFY, _IN_CREATE = 0x2, 0x100
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -55,7 +56,7 @@ def stop_following() -> None:
     global _changes, _thread
     if _changes is not None and _thread is not None:
         _changes.stop()
-        _thread.join(timeout=2)
+        _thread.join(_MOST_AT_THE_END)
     _changes = _thread = None
 
 
