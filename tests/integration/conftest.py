@@ -18,8 +18,9 @@ import celery_actors
 from celery_actors.local import NodeOptions, PrivateCluster
 from celery_actors.session import SessionInfo
 
-LEFT_SECONDS = 10.0
-_STOP_SECONDS = 10.0
+LEFT_SECONDS = 30.0
+_STOP_SECONDS = 60.0
+_SCRIPT_SECONDS = 200.0
 
 
 @pytest.fixture(scope="session")
@@ -133,7 +134,7 @@ def run_script(brokers: PrivateCluster, tmp_path_factory: pytest.TempPathFactory
             env={**os.environ, **brokers.address.environment(), **(env or {})},
             capture_output=True,
             text=True,
-            timeout=100,
+            timeout=_SCRIPT_SECONDS,
             check=False,
         )
         if status is not None:

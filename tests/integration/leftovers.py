@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
 from collections.abc import Iterable
@@ -87,11 +88,12 @@ def foreign_processes(brokers: PrivateCluster) -> list[str]:
     """Processes that belong to the cluster and are not its servers."""
     guardian = psutil.Process(brokers.guardian_pid)
     own = {guardian.pid, *(child.pid for child in guardian.children(recursive=True))}
-    return [
-        f"{process.pid} {' '.join(process.cmdline())[:160]}"
-        for process in processes_of(brokers.session_dir)
-        if process.pid not in own
-    ]
+    found = []
+    for process in processes_of(brokers.session_dir):
+        if process.pid not in own:
+            with contextlib.suppress(psutil.NoSuchProcess):  # it has ended by now
+                found.append(f"{process.pid} {' '.join(process.cmdline())[:160]}")
+    return found
 
 
 def processes_of(session: Path) -> list[psutil.Process]:

@@ -16,6 +16,7 @@ from celery import Celery
 from celery_actors.local import PrivateCluster
 from celery_actors.local.address import BACKEND_VARIABLE, BROKER_VARIABLE
 
+_STOP_SECONDS = 60.0
 _MODULE = """
 import pickle
 from pathlib import Path
@@ -82,10 +83,15 @@ class Shop:
             self.app.close()
             worker.terminate()
             try:
-                worker.wait(20)
+                worker.wait(_STOP_SECONDS)
             except subprocess.TimeoutExpired:
                 worker.kill()
                 worker.wait()
+
+    def answers(self, prefix: str) -> bool:
+        """Whether a worker whose name begins so answers to Celery's remote control."""
+        names = self.app.control.inspect(timeout=2).ping() or {}
+        return any(name.startswith(prefix) for name in names)
 
     def logged(self) -> str:
         """What the worker has logged."""

@@ -326,9 +326,9 @@ def test_kill_ends_the_process_and_fails_the_calls() -> None:
     ray.kill(sleeper)
     for ref in (running, queued):
         with pytest.raises(ActorDiedError, match="killed with kill"):
-            ray.get(ref, timeout=30)
+            ray.get(ref, timeout=60)
     with pytest.raises(ActorDiedError, match="killed with kill"):
-        ray.get(sleeper.sleep.remote(), timeout=30)
+        ray.get(sleeper.sleep.remote(), timeout=60)
     wait_until(lambda: not Path(f"/proc/{pid}").exists(), f"the end of process {pid}")
     ray.kill(sleeper)  # once more does nothing
 

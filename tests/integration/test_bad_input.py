@@ -155,7 +155,7 @@ def test_a_constructor_that_raises_is_the_cause_of_every_call() -> None:
     early = account.add.remote(1)
     for _ in range(2):
         with pytest.raises(ActorDiedError, match="constructor raised ValueError") as caught:
-            ray.get(early, timeout=30)
+            ray.get(early, timeout=60)
         assert isinstance(caught.value, RayActorError)
         cause = caught.value.__cause__
         assert isinstance(cause, ValueError)
@@ -176,7 +176,7 @@ def test_a_class_whose_definition_raises_when_it_is_unpickled() -> None:
 
     picky = ray.remote(Picky).remote()
     with pytest.raises(ActorDiedError, match="not on this machine"):
-        ray.get(picky.method.remote(), timeout=30)
+        ray.get(picky.method.remote(), timeout=60)
 
 
 def test_a_process_that_exits_or_crashes_is_named() -> None:
@@ -186,12 +186,11 @@ def test_a_process_that_exits_or_crashes_is_named() -> None:
         ("crash", (), "SIGSEGV"),
     ):
         account = Account.remote("x")
-        before = account.add.remote(5)
+        assert ray.get(account.add.remote(5), timeout=60) == 5
         ref, after = getattr(account, name).remote(*args), account.add.remote(1)
-        assert ray.get(before, timeout=30) == 5
         for failed in (ref, after):
             with pytest.raises(ActorDiedError, match=says):
-                ray.get(failed, timeout=30)
+                ray.get(failed, timeout=60)
         assert says in wait_for_state(account, "DEAD").cause
 
 
@@ -204,7 +203,7 @@ def test_a_constructor_that_exits() -> None:
         def method(self) -> None: ...
 
     with pytest.raises(ActorDiedError, match="exited with status 4"):
-        ray.get(Exits.remote().method.remote(), timeout=30)
+        ray.get(Exits.remote().method.remote(), timeout=60)
 
 
 # -- brokers ------------------------------------------------------------------------------------
@@ -218,7 +217,7 @@ try:
     ray.init(sys.argv[1], result_backend=sys.argv[2])
 except ConnectionFailed as error:
     print(error)
-    print(time.monotonic() - began < 20)  # it gives up after 4 s, and calls only after 30
+    print(time.monotonic() - began < 28)  # it gives up after 4 s, and calls only after 30
 """
 
 

@@ -176,7 +176,7 @@ def test_values_beside_one_that_cannot_be_pickled_keep_nothing() -> None:
     weak = ray.ActorHandle(target._celery_actor, target._celery_description, None)
     for ref in maker.make.remote([target]):
         with pytest.raises(ray.exceptions.SerializationError, match="can't be pickled"):
-            ray.get(ref, timeout=30)
+            ray.get(ref, timeout=60)
     del target
     wait_for_state(weak, "DEAD")
 

@@ -32,7 +32,7 @@ def command(monkeypatch: pytest.MonkeyPatch) -> Iterator[Command]:
             [sys.executable, "-c", program, *words],
             capture_output=True,
             text=True,
-            timeout=100,
+            timeout=200,
             check=False,
             env={**os.environ, "XDG_RUNTIME_DIR": str(runtime)},
         )

@@ -20,8 +20,6 @@ from celery_actors.handle import actor_id_of
 from celery_actors.local import PrivateCluster
 from celery_actors.session import SessionInfo
 
-pytestmark = pytest.mark.timeout(120)
-
 COMMAND = (sys.executable, "-c", "from celery_actors.cli import main; main()")
 
 
@@ -54,7 +52,7 @@ def run(brokers: PrivateCluster) -> Any:
             env={**os.environ, **brokers.address.environment()},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=200,
             check=False,
         )
         assert done.returncode == status, done.stdout + done.stderr
@@ -127,7 +125,7 @@ def test_without_a_cluster_it_says_so() -> None:
         env={**environment, "XDG_RUNTIME_DIR": runtime},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=200,
         check=False,
     )
     assert done.returncode == 1

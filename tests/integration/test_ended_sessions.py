@@ -140,10 +140,11 @@ def test_a_generator_of_an_ended_session(old: SimpleNamespace) -> None:
 def test_who_waits_when_the_session_ends_is_told(old: SimpleNamespace, session: None) -> None:
     actor = Worker.remote()
     ray.get(actor.one.remote())
-    ref = actor.forever.remote()
+    # Both before any thread waits: on a slow machine a thread may come to run behind the end.
+    ref, behind = actor.forever.remote(), actor.one.remote()
     waits: dict[str, Callable[[], object]] = {
         "get": lambda: ray.get(ref),
-        "get with others": lambda: ray.get([ref, actor.one.remote()]),
+        "get with others": lambda: ray.get([ref, behind]),
         "wait": lambda: ray.wait([ref]),
         "future": lambda: ref.future().result(LIMIT),
         "await": lambda: asyncio.run(_await(ref)),

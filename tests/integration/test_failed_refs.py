@@ -28,7 +28,7 @@ from celery_actors.ids import CALLER_BYTES
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
-LIMIT = 30.0
+LIMIT = 60.0
 """Seconds: only a process that is never told runs into it."""
 
 

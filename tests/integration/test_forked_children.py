@@ -66,7 +66,7 @@ WAYS = {"exits": 6, "says why": 1, "raises": 1, "returns": 0}
 def test_a_forked_child_that_leaves_its_call_ends(cluster: object) -> None:
     actor = ray.remote(Forker).remote()
     assert ray.get(actor.count.remote()) == 1
-    found = {way: ray.get(actor.fork.remote(way), timeout=30) for way in WAYS}
+    found = {way: ray.get(actor.fork.remote(way), timeout=60) for way in WAYS}
     assert found == WAYS
     assert ray.get(actor.count.remote()) == 2, "the actor is what it was"
 
@@ -78,9 +78,9 @@ def test_a_forked_child_that_leaves_a_generator_ends(cluster: object) -> None:
     actor, other = ray.remote(Forker).remote(), ray.remote(AsyncForker).remote()
     for calls, (way, status) in enumerate(STREAMS.items(), 1):
         stream = actor.stream.options(num_returns="streaming").remote(way)
-        assert [ray.get(ref, timeout=30) for ref in stream] == [status, calls]
+        assert [ray.get(ref, timeout=60) for ref in stream] == [status, calls]
         stream = other.stream.options(num_returns="streaming").remote(way)
-        assert [ray.get(ref, timeout=30) for ref in stream] == [status]
+        assert [ray.get(ref, timeout=60) for ref in stream] == [status]
     assert ray.get(actor.count.remote()) == len(STREAMS) + 1
 
 
@@ -93,7 +93,7 @@ def test_a_forked_child_that_leaves_a_plain_clients_call_ends(
     queue = mailbox_name(actor_id_of(actor))
     for way, status in WAYS.items():
         sent = app.send_task("fork", (way,), queue=queue)
-        assert sent.get(timeout=30) == status
+        assert sent.get(timeout=60) == status
         sent.forget()
     assert ray.get(actor.count.remote()) == 1
     app.close()
@@ -107,4 +107,4 @@ def test_a_tasks_forked_child_is_not_retried(cluster: object) -> None:
             raise ValueError("in the child")
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
-    assert ray.get(fork.remote(), timeout=30) == 1
+    assert ray.get(fork.remote(), timeout=60) == 1

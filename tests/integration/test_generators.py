@@ -65,7 +65,7 @@ class Gate:
 
     def values(self, number: int) -> Iterator[int]:
         for value in range(number):
-            assert self.opened.acquire(timeout=30)
+            assert self.opened.acquire(timeout=60)
             yield value
 
 
@@ -359,7 +359,7 @@ def _taken(stream: Any) -> list[Any]:
     values: list[Any] = []
     for ref in stream:
         try:
-            values.append(ray.get(ref, timeout=20))
+            values.append(ray.get(ref, timeout=60))
         except _Passing:
             values.append(_Passing)
         except (KeyError, TypeError) as error:

@@ -36,7 +36,7 @@ class GotWhereItArrives:
 
 
 def got(ref: Any) -> Any:
-    return ray.get(ref, timeout=30)
+    return ray.get(ref, timeout=60)
 
 
 @ray.remote
@@ -105,7 +105,7 @@ def test_get_with_a_timeout(values: Any, gate: Path) -> None:
     with pytest.raises(TimeoutError, match="1 of 1 objects"):
         ray.get([late], timeout=0.05)
     gate.touch()
-    assert ray.get(late, timeout=30) == str(gate)
+    assert ray.get(late, timeout=60) == str(gate)
     assert ray.get(late, timeout=0) == str(gate)
 
 
@@ -229,7 +229,11 @@ def test_many_large_values_one_after_another_leave_no_memory(values: Any) -> Non
     directory = Path(require_process().settings.shared_memory_dir)
 
     def used() -> int:
-        return sum(file.stat().st_size for file in list(directory.rglob("*")) if file.exists())
+        total = 0
+        for file in directory.rglob("*"):
+            with suppress(FileNotFoundError):  # its owner renames what it takes back
+                total += file.stat().st_size
+        return total
 
     for _ in range(30):
         assert len(ray.get(values.echo.remote(bytes(10_000_000)))) == 10_000_000
@@ -332,9 +336,9 @@ def test_future(values: Any, gate: Path) -> None:
     late = values.when.remote(str(gate)).future()
     assert not late.done()
     gate.touch()
-    assert late.result(timeout=30) == str(gate)
-    assert isinstance(values.fail.remote().future().exception(timeout=30), KeyError)
-    assert ray.put(3).future().result(timeout=30) == 3
+    assert late.result(timeout=60) == str(gate)
+    assert isinstance(values.fail.remote().future().exception(timeout=60), KeyError)
+    assert ray.put(3).future().result(timeout=60) == 3
 
 
 @pytest.mark.parametrize("main_waits", [False, True])
@@ -350,8 +354,8 @@ def test_what_a_future_runs_may_wait_itself(values: Any, tmp_path: Path, main_wa
     first.touch()
     if main_waits:
         assert got(other.echo.remote(1)) == 1
-    assert called.result(timeout=40) == str(second)
-    assert unpickled.result(timeout=40) == str(second)
+    assert called.result(timeout=60) == str(second)
+    assert unpickled.result(timeout=60) == str(second)
     opener.join()
 
 
@@ -362,7 +366,7 @@ def test_a_callback_that_exits_ends_no_thread_of_ours(values: Any, gate: Path) -
     values.when.remote(str(gate)).future().add_done_callback(leave)
     gate.touch()
     for n in range(3):  # each of them is completed by the background thread
-        assert values.echo.remote(n).future().result(timeout=30) == n
+        assert values.echo.remote(n).future().result(timeout=60) == n
 
 
 def test_await(values: Any) -> None:
@@ -407,7 +411,7 @@ def test_two_threads_wait_for_the_same_ref(values: Any, gate: Path) -> None:
         thread.start()
     gate.touch()
     for thread in threads:
-        thread.join(30)
+        thread.join(60)
     assert got == [str(gate)] * 3
 
 

@@ -12,7 +12,7 @@ import celery_actors as ray
 from celery_actors.client.current import require_process
 from celery_actors.handle import actor_id_of
 
-pytestmark = pytest.mark.usefixtures("cluster")
+pytestmark = [pytest.mark.usefixtures("cluster"), pytest.mark.timeout(600)]
 
 TARGETS = 5
 CARRIERS = 15
@@ -125,11 +125,11 @@ def test_random_traffic_ends_at_zero(seed: int) -> None:
     keeper_id = actor_id_of(keeper).hex()
     del results, waiting, mine, targets, carriers, carrier, other, some
     kept = ids[:TARGETS]
-    wait_until(lambda: all_ended(ids) == kept, "the end of all but those that are kept", 90)
+    wait_until(lambda: all_ended(ids) == kept, "the end of all but those that are kept", 120)
     assert ray.get(keeper.call_all.remote(), timeout=60) == TARGETS
     # ... until they go too.
     del keeper
-    wait_until(lambda: not all_ended([*ids, keeper_id]), "the end of all", 60)
+    wait_until(lambda: not all_ended([*ids, keeper_id]), "the end of all", 120)
     control = require_process().control
     assert [control.holds(actor) for actor in (*ids, keeper_id)] == [set()] * (len(ids) + 1)
     assert {record_of(actor).cause for actor in ids} == {"no handle to it is left"}

@@ -67,7 +67,7 @@ def run(
         cwd=program.parent,
         preexec_fn=before,
         capture_output=True,
-        timeout=110,
+        timeout=200,
         check=False,
     )
     said = (done.stdout + done.stderr).decode(errors="replace")

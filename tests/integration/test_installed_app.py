@@ -33,7 +33,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Call to deprecated setex:DeprecationWarning"),  # Celery's
 ]
 
-SECONDS = 30
+SECONDS = 60
 
 TASKS = """
 import os

@@ -19,8 +19,6 @@ from celery_actors.local import PrivateCluster
 from celery_actors.session import SessionInfo
 from celery_actors.util.metrics import Counter, Gauge, Histogram
 
-pytestmark = pytest.mark.timeout(120)
-
 
 @ray.remote
 class Till:
@@ -55,13 +53,13 @@ def page(brokers: PrivateCluster, cluster: SessionInfo) -> Iterator[str]:
     assert server.stdout is not None
     yield server.stdout.readline().strip()
     server.terminate()
-    server.wait(30)
+    server.wait(60)
     server.stdout.close()
 
 
 def samples(page: str, name: str, **labels: str) -> dict[str, float]:
     """The samples of a metric with these labels, by the rest of their name."""
-    with urllib.request.urlopen(page, timeout=30) as answer:
+    with urllib.request.urlopen(page, timeout=60) as answer:
         text = answer.read().decode()
     return {
         sample.name.removeprefix(name) + sample.labels.get("le", ""): sample.value
@@ -82,16 +80,18 @@ def test_what_actors_measure_is_on_the_page(page: str, cluster: SessionInfo) -> 
         return samples(page, "sold", kind=kind, **labels).get("_total")
 
     wait_until(lambda: sold("book") == 6 and sold("pen") == 1, "the sums of both tills")
+    # Each is written on its own: a process may write while its method has measured half of them.
+    wait_until(lambda: samples(page, "took", **labels).get("_count") == 3, "all that was observed")
     took = samples(page, "took", **labels)
     assert (took["_bucket0.1"], took["_bucket1.0"], took["_bucket+Inf"]) == (0, 3, 3)
-    assert (took["_count"], took["_sum"]) == (3, 1.5)
+    assert took["_sum"] == 1.5
     gauges = page_lines(page, "till_size{")
     assert len(gauges) == 2, "each process has its own"
     assert all("WorkerId" in line for line in gauges)
 
 
 def page_lines(page: str, start: str) -> list[str]:
-    with urllib.request.urlopen(page, timeout=30) as answer:
+    with urllib.request.urlopen(page, timeout=60) as answer:
         lines = answer.read().decode().splitlines()
     return [line for line in lines if line.startswith(start)]
 
@@ -124,11 +124,11 @@ def test_the_records_are_on_the_page(page: str, cluster: SessionInfo) -> None:
     till = Till.remote()
     ray.get(till.sell.remote("book", 1))
     assert samples(page, "celery_actors_actors", ActorClass="Till", State="ALIVE")[""] >= 1
-    cpus = [
-        samples(page, "celery_actors_resources", Name="CPU", NodeName="one", State=state)[""]
-        for state in ("AVAILABLE", "USED")
-    ]
-    assert sum(cpus) == 4
+    # Of one look: an executor of an earlier test may be returned between two.
+    lines = page_lines(page, "celery_actors_resources{")
+    cpus = [line for line in lines if 'Name="CPU"' in line and 'NodeName="one"' in line]
+    assert len(cpus) == 2, "what is available, and what is used"
+    assert sum(float(line.rpartition(" ")[2]) for line in cpus) == 4
     assert samples(page, "celery_actors_waiting_requests")[""] == 0
 
 

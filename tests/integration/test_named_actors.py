@@ -91,7 +91,7 @@ def test_a_duplicate_is_refused_also_while_arguments_are_made() -> None:
         ray.get_actor("large")
     ray.cancel(slow, force=True)
     with pytest.raises(ActorDiedError, match="its constructor raised"):
-        ray.get(waits.increment.remote(), timeout=30)
+        ray.get(waits.increment.remote(), timeout=60)
 
 
 def test_a_name_is_free_once_no_handle_is_left() -> None:
@@ -118,7 +118,7 @@ def test_a_weak_handle_keeps_nobody_alive() -> None:
     del counter
     wait_for_state(weak, "DEAD")
     with pytest.raises(ray.exceptions.ActorDiedError, match="no handle to it is left"):
-        ray.get(weak.increment.remote(), timeout=30)
+        ray.get(weak.increment.remote(), timeout=60)
 
 
 def test_get_if_exists_in_a_race_of_fifty_makes_one() -> None:

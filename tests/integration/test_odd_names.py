@@ -117,7 +117,7 @@ def test_any_name(session: Path, way: Callable[[str], Any]) -> None:
     wrong = {}
     for kind, ref in refs.items():
         try:
-            assert ray.get(ref, timeout=30) == 1
+            assert ray.get(ref, timeout=60) == 1
         except Exception as error:  # noqa: BLE001 - each is named in the end
             wrong[kind] = repr(error)
     assert not wrong
@@ -128,12 +128,12 @@ def test_any_name(session: Path, way: Callable[[str], Any]) -> None:
 
 @pytest.mark.parametrize("way", [by_function, by_method])
 def test_a_lone_surrogate(session: Path, way: Callable[[str], Any]) -> None:
-    assert ray.get(way(SURROGATE), timeout=30) == 1
+    assert ray.get(way(SURROGATE), timeout=60) == 1
 
 
 def test_logs_lie_in_their_jobs_folder(session: Path) -> None:
     for name in NAMES.values():
-        ray.get(by_class(name), timeout=30)
+        ray.get(by_class(name), timeout=60)
     logs = session / "logs"
     outside = [p for p in logs.rglob("*.log") if p.parent.parent != logs]
     assert not outside
@@ -153,4 +153,4 @@ def test_a_method_whose_name_is_too_long_for_a_call(session: Path) -> None:
     actor = ray.remote(made).remote()
     with pytest.raises(ValueError, match="70000 bytes and may have 65535"):
         getattr(actor, "a" * 70_000).remote()
-    assert ray.get(actor.one.remote(), timeout=30) == 1
+    assert ray.get(actor.one.remote(), timeout=60) == 1

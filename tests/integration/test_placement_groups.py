@@ -117,7 +117,7 @@ def test_strategies(groups: list[PlacementGroup]) -> None:
     ):
         group = placement_group(ones, strategy=strategy)
         groups.append(group)
-        assert ray.get(group.ready(), timeout=30) == group
+        assert ray.get(group.ready(), timeout=60) == group
         assert group.wait(0)
         assert len(set(names(group))) == count, strategy
         assert placement_group_table(group)["strategy"] == strategy
@@ -127,7 +127,7 @@ def test_strategies(groups: list[PlacementGroup]) -> None:
 def test_what_is_reserved_is_not_available(groups: list[PlacementGroup]) -> None:
     group = placement_group([{"CPU": 2, "GPU": 1}, {"CPU": 1}])
     groups.append(group)
-    assert group.wait(30)
+    assert group.wait(60)
     free = ray.available_resources()
     assert (free["CPU"], free["GPU"]) == (3, 5)
     remove_placement_group(group)
@@ -158,7 +158,7 @@ def test_actors_and_tasks_run_in_their_bundle(groups: list[PlacementGroup]) -> N
 def test_gpus_of_a_bundle(groups: list[PlacementGroup]) -> None:
     group = placement_group([{"GPU": 2}, {"GPU": 1}], strategy="STRICT_SPREAD")
     groups.append(group)
-    assert group.wait(30)
+    assert group.wait(60)
     outside = Where.options(num_gpus=1, label_selector={"zone": names(group)[1]}).remote()
     both = [
         Where.options(num_gpus=1, scheduling_strategy=Strategy(group, 0)).remote() for _ in range(2)
@@ -174,7 +174,7 @@ def test_gpus_of_a_bundle(groups: list[PlacementGroup]) -> None:
     assert record_of(halves[0]).state == "PENDING"
     ids = ray.get(one.gpus.remote())
     ray.kill(one)
-    assert ray.get([half.gpus.remote() for half in halves], timeout=30) == [ids, ids]
+    assert ray.get([half.gpus.remote() for half in halves], timeout=60) == [ids, ids]
 
 
 def test_what_fits_in_no_bundle_is_an_error(groups: list[PlacementGroup]) -> None:
@@ -193,11 +193,11 @@ def test_a_group_that_has_no_room_waits(groups: list[PlacementGroup]) -> None:
     first = placement_group([{"CPU": 2}] * 3)
     second = placement_group([{"CPU": 2}] * 2, strategy="SPREAD")
     groups += [too_large, first, second]
-    assert first.wait(30)
+    assert first.wait(60)
     ready = second.ready()
     before = time.monotonic()
     assert not second.wait(0.2)
-    assert 0.2 <= time.monotonic() - before < 5
+    assert time.monotonic() - before >= 0.2
     assert not too_large.wait(0)
     assert ray.wait([ready], timeout=0) == ([], [ready])
     with pytest.raises(ray.exceptions.GetTimeoutError):
@@ -206,13 +206,13 @@ def test_a_group_that_has_no_room_waits(groups: list[PlacementGroup]) -> None:
     call = member.group.remote()
     assert record_of(member).state == "PENDING"
     remove_placement_group(first)
-    assert ray.get(ready, timeout=30) == second
-    assert ray.get(call, timeout=30) == second
+    assert ray.get(ready, timeout=60) == second
+    assert ray.get(call, timeout=60) == second
     assert state(too_large) == "PENDING"
     waiting = too_large.ready()
     remove_placement_group(too_large)
     with pytest.raises(TaskPlacementGroupRemoved, match=f"{too_large.id.hex()} was removed"):
-        ray.get(waiting, timeout=30)
+        ray.get(waiting, timeout=60)
     assert not too_large.wait(0)
 
 
@@ -223,7 +223,7 @@ def test_ready_is_a_ref_like_any_other(groups: list[PlacementGroup]) -> None:
 
     holder = placement_group([{"CPU": 2}] * 3)
     groups.append(holder)
-    assert holder.wait(30)
+    assert holder.wait(60)
     group = placement_group([{"CPU": 1}])
     groups.append(group)
     ready = group.ready()
@@ -235,7 +235,7 @@ def test_ready_is_a_ref_like_any_other(groups: list[PlacementGroup]) -> None:
 
     remove_placement_group(holder)
     assert asyncio.run(wait()) == group
-    assert ray.get(task, timeout=30) == [holder.id.hex(), group.id.hex(), str([{"CPU": 2.0}] * 3)]
+    assert ray.get(task, timeout=60) == [holder.id.hex(), group.id.hex(), str([{"CPU": 2.0}] * 3)]
     assert ray.get(PlacementGroup.empty().ready()).is_empty
 
 
@@ -255,16 +255,16 @@ def test_removal_kills_what_runs_in_the_group(groups: list[PlacementGroup]) -> N
     remove_placement_group(group)
     for ref in (inside.pid.remote(), call):
         with pytest.raises(ActorDiedError, match=f"placement group {group.id.hex()} was removed"):
-            ray.get(ref, timeout=30)
+            ray.get(ref, timeout=60)
     for ref in (running, waiting):
         with pytest.raises(TaskPlacementGroupRemoved, match="was removed"):
-            ray.get(ref, timeout=30)
+            ray.get(ref, timeout=60)
     wait_until(lambda: not os.path.exists(f"/proc/{pid}"), "the end of the process")  # noqa: PTH110
     assert ray.get(outside.pid.remote()) > 0
     with pytest.raises(ActorPlacementGroupRemoved, match="nothing can run in it"):
         Where.options(scheduling_strategy=Strategy(group)).remote()
     with pytest.raises(TaskPlacementGroupRemoved, match="nothing can run in it"):
-        ray.get(where.options(scheduling_strategy=Strategy(group)).remote(), timeout=30)
+        ray.get(where.options(scheduling_strategy=Strategy(group)).remote(), timeout=60)
     remove_placement_group(group)
 
 
@@ -298,7 +298,7 @@ def test_a_task_may_make_a_group_and_wait_for_it() -> None:
         """Holds all CPUs of its node, and needs them for the group."""
         selector = [{"zone": label}]
         group = placement_group([{"CPU": 2}], bundle_label_selector=selector)
-        assert group.wait(30)
+        assert group.wait(60)
         found = ray.get(where.options(scheduling_strategy=Strategy(group)).remote())
         remove_placement_group(group)
         return [current_assignment().node_id, found]
@@ -310,7 +310,7 @@ def test_a_task_may_make_a_group_and_wait_for_it() -> None:
 def test_names_and_tables(groups: list[PlacementGroup]) -> None:
     group = placement_group([{"CPU": 1}, {"GPU": 0.5}], strategy="SPREAD", name="training")
     groups.append(group)
-    assert group.wait(30)
+    assert group.wait(60)
     assert get_placement_group("training") == group
     assert get_placement_group("training").bundle_specs == [{"CPU": 1}, {"GPU": 0.5}]
     with pytest.raises(GroupNameTaken, match="'training' already"):
@@ -335,7 +335,7 @@ def test_a_lost_node_s_bundles_are_laid_out_anew(
     wait_until(lambda: len(ray.nodes()) == 4, "the fourth node")
     group = placement_group([{"CPU": 1}, {"robot": 1}], strategy="STRICT_SPREAD")
     groups.append(group)
-    assert group.wait(30)
+    assert group.wait(60)
     assert names(group)[1] == "late"
     stays = Where.options(scheduling_strategy=Strategy(group, 0)).remote()
     pid = ray.get(stays.pid.remote())
@@ -350,9 +350,9 @@ def test_a_lost_node_s_bundles_are_laid_out_anew(
     assert ray.get(stays.pid.remote()) == pid
     assert ray.wait([again], timeout=0.2)[0] == []
     another = start_node("another", num_cpus=1, resources={"robot": 1})
-    assert ray.get(again, timeout=30) == group
+    assert ray.get(again, timeout=60) == group
     assert names(group)[1] == "another"
-    assert ray.get(call, timeout=30) == placement_group_table(group)["bundles_to_node_id"][1]
+    assert ray.get(call, timeout=60) == placement_group_table(group)["bundles_to_node_id"][1]
     remove_placement_group(group)
     _stop(another)
 
@@ -370,7 +370,7 @@ ray.init()
 kept = placement_group([{"CPU": 1}], lifetime="detached")
 gone = placement_group([{"CPU": 1}])
 waiting = placement_group([{"CPU": 100}])
-assert kept.wait(30) and gone.wait(30)
+assert kept.wait(60) and gone.wait(60)
 print(kept.id.hex())
 """
 

@@ -26,7 +26,7 @@ from celery_actors.session import SessionInfo
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
-SECONDS = 30
+SECONDS = 60
 
 
 @ray.remote
@@ -261,7 +261,7 @@ def start_shop(brokers: PrivateCluster, tmp_path: Path) -> Iterator[Callable[...
     yield start
     for worker in started:
         worker.terminate()
-        assert worker.wait(30) is not None
+        assert worker.wait(SECONDS) is not None
     import amqp
 
     with amqp.Connection(
@@ -303,6 +303,8 @@ def test_plain_calls_can_be_turned_off(start_shop: Callable[..., str], stock: Ce
 def test_the_node_says_who_it_is(
     start_node: StartNode, cluster: SessionInfo, stock: Celery
 ) -> None:
-    stats = stock.control.inspect(timeout=2).stats() or {}
-    names = {answer["actors_node"]["name"] for answer in stats.values() if "actors_node" in answer}
-    assert "one" in names
+    def names() -> set[str]:
+        stats = stock.control.inspect(timeout=2).stats() or {}
+        return {told["actors_node"]["name"] for told in stats.values() if "actors_node" in told}
+
+    wait_until(lambda: "one" in names(), "the node's answer")

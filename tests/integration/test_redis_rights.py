@@ -109,7 +109,7 @@ def _use_everything(shop: Shop, admin: redis.Redis, folder: Path) -> None:
     packed = double.options(runtime_env={"py_modules": [str(folder / "part.py")]})
     assert ray.get(packed.remote(3), timeout=60) == 6
     group = placement_group([{"CPU": 1}])
-    assert group.wait(30)
+    assert group.wait(60)
     remove_placement_group(group)
     assert list_actors()
     assert list_tasks() is not None

@@ -78,7 +78,7 @@ def test_a_lost_actor_is_begun_again_with_a_new_state() -> None:
     assert ray.get(actor.increment.remote()) == 11
     assert ray.get(actor.reconstructed.remote()) is False
     old = kill_process(actor)
-    assert ray.get(actor.increment.remote(), timeout=30) == 11
+    assert ray.get(actor.increment.remote(), timeout=60) == 11
     assert ray.get(actor.pid.remote()) != old
     assert ray.get(actor.reconstructed.remote()) is True
     assert record_of(actor).restarts == 1
@@ -89,17 +89,17 @@ def test_it_is_dead_when_no_restart_is_left() -> None:
     kill_process(actor)
     kill_process(actor)
     with pytest.raises(ActorDiedError, match="SIGKILL"):
-        ray.get(actor.pid.remote(), timeout=30)
+        ray.get(actor.pid.remote(), timeout=60)
 
 
 def test_restarts_without_end() -> None:
     actor = Worker.options(max_restarts=-1).remote()
     pids = {kill_process(actor) for _ in range(4)}
     assert len(pids) == 4
-    assert ray.get(actor.increment.remote(), timeout=30) == 1
+    assert ray.get(actor.increment.remote(), timeout=60) == 1
     ray.kill(actor)
     with pytest.raises(ActorDiedError, match="killed with kill"):
-        ray.get(actor.pid.remote(), timeout=30)
+        ray.get(actor.pid.remote(), timeout=60)
 
 
 def test_the_interrupted_call_raises_and_those_behind_it_run_in_order(tmp_path: Path) -> None:
@@ -111,8 +111,8 @@ def test_the_interrupted_call_raises_and_those_behind_it_run_in_order(tmp_path: 
     interrupted = actor.die_in.remote("boom")
     after = [actor.note.remote(f"b{i}") for i in range(200)]
     with pytest.raises(ActorUnavailableError, match=r"Worker\.die_in was interrupted"):
-        ray.get(interrupted, timeout=30)
-    assert ray.get(after, timeout=30) == [f"b{i}" for i in range(200)]
+        ray.get(interrupted, timeout=60)
+    assert ray.get(after, timeout=60) == [f"b{i}" for i in range(200)]
     assert log.read_text().split() == [
         *(f"a{i}" for i in range(5)),
         "boom",
@@ -124,14 +124,10 @@ def test_with_retries_it_runs_again_in_its_place(tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.touch()
     actor = Worker.options(max_task_retries=1).remote(str(log))
-    first = actor.note.remote("a")
+    assert ray.get(actor.note.remote("a")) == "a"  # committed: else it would run again, too
     interrupted = actor.die_in.remote("boom")
     after = [actor.note.remote(f"b{i}") for i in range(100)]
-    assert ray.get([first, interrupted, *after], timeout=30) == [
-        "a",
-        "boom",
-        *(f"b{i}" for i in range(100)),
-    ]
+    assert ray.get([interrupted, *after], timeout=60) == ["boom", *(f"b{i}" for i in range(100))]
     assert log.read_text().split() == ["a", "boom", "boom", *(f"b{i}" for i in range(100))]
 
 
@@ -140,14 +136,14 @@ def test_a_methods_own_retries_go_before_the_actors(tmp_path: Path) -> None:
     log.touch()
     actor = Worker.options(max_task_retries=-1).remote(str(log))
     with pytest.raises(ActorUnavailableError):
-        ray.get(actor.die_in.options(max_task_retries=0).remote("x"), timeout=30)
+        ray.get(actor.die_in.options(max_task_retries=0).remote("x"), timeout=60)
 
 
 def test_retries_end(tmp_path: Path) -> None:
     actor = Worker.options(max_restarts=-1, max_task_retries=2).remote(str(tmp_path / "log"))
     call = actor.kill_self.remote()
     with pytest.raises(ActorUnavailableError, match="attempt 3"):
-        ray.get(call, timeout=30)
+        ray.get(call, timeout=60)
     assert record_of(actor).restarts == 3
     assert ray.get(actor.increment.remote()) == 1
 
@@ -161,11 +157,11 @@ def test_kill_may_leave_restarts_be(tmp_path: Path) -> None:
     # It asks for the end and does not wait for it: what runs may still finish before.
     wait_until(lambda: not Path(f"/proc/{pid}").exists(), f"the end of process {pid}")
     (tmp_path / "gate").touch()
-    assert ray.get(running, timeout=30) == "done"
-    assert ray.get(behind, timeout=30) != pid
+    assert ray.get(running, timeout=60) == "done"
+    assert ray.get(behind, timeout=60) != pid
     ray.kill(actor)
     with pytest.raises(ActorDiedError):
-        ray.get(actor.pid.remote(), timeout=30)
+        ray.get(actor.pid.remote(), timeout=60)
 
 
 def test_without_restarts_kill_is_the_end() -> None:
@@ -173,7 +169,7 @@ def test_without_restarts_kill_is_the_end() -> None:
     ray.get(actor.pid.remote())
     ray.kill(actor, no_restart=False)
     with pytest.raises(ActorDiedError):
-        ray.get(actor.pid.remote(), timeout=30)
+        ray.get(actor.pid.remote(), timeout=60)
 
 
 def test_who_leaves_is_not_begun_again() -> None:
@@ -181,10 +177,10 @@ def test_who_leaves_is_not_begun_again() -> None:
     before = actor.increment.remote()
     leaving = actor.leave.remote()
     after = actor.increment.remote()
-    assert ray.get(before, timeout=30) == 1
+    assert ray.get(before, timeout=60) == 1
     for ref in (leaving, after):
         with pytest.raises(ActorDiedError, match="exit_actor"):
-            ray.get(ref, timeout=30)
+            ray.get(ref, timeout=60)
 
 
 def test_a_constructor_that_raises_is_not_begun_again() -> None:
@@ -198,7 +194,7 @@ def test_a_constructor_that_raises_is_not_begun_again() -> None:
 
     actor = Broken.remote()
     with pytest.raises(ActorDiedError, match="its constructor raised RuntimeError: no"):
-        ray.get(actor.method.remote(), timeout=30)
+        ray.get(actor.method.remote(), timeout=60)
     assert record_of(actor).restarts == 0
 
 
@@ -216,7 +212,7 @@ def test_a_constructor_that_dies_is_begun_again(tmp_path: Path) -> None:
             return self.value
 
     actor = Fragile.remote(str(tmp_path / "mark"))
-    assert ray.get([actor.increment.remote() for _ in range(3)], timeout=30) == [1, 2, 3]
+    assert ray.get([actor.increment.remote() for _ in range(3)], timeout=60) == [1, 2, 3]
 
 
 def test_the_constructors_arguments_outlive_their_refs() -> None:
@@ -242,14 +238,14 @@ def test_the_constructors_arguments_outlive_their_refs() -> None:
     del array, other
     for expected in (300_007.0, 300_008.0):
         os.kill(ray.get(holder.pid.remote()), signal.SIGKILL)
-        assert ray.get(holder.total.remote(), timeout=30) == expected
+        assert ray.get(holder.total.remote(), timeout=60) == expected
 
 
 def test_exceptions_are_retried_in_place(tmp_path: Path) -> None:
     actor = Worker.options(max_task_retries=3).remote(str(tmp_path / "log"))
     call = actor.fail.options(retry_exceptions=True).remote(str(tmp_path / "a"), 3)
     behind = actor.note.remote("behind")
-    assert ray.get(call, timeout=30) == 4
+    assert ray.get(call, timeout=60) == 4
     assert ray.get(behind) == "behind"
     with pytest.raises(KeyError, match="try 4"):
         ray.get(actor.fail.options(retry_exceptions=True).remote(str(tmp_path / "b"), 9))
@@ -311,7 +307,7 @@ def test_what_goes_on_for_ever_holds_up_no_call_behind_it() -> None:
     actor = Server.remote()
     serving = actor.serve.remote()
     # Finished and acknowledged, behind a call that is neither: only that one comes again.
-    assert ray.get([actor.increment.remote() for _ in range(3)], timeout=30) == [1, 2, 3]
+    assert ray.get([actor.increment.remote() for _ in range(3)], timeout=60) == [1, 2, 3]
     os.kill(ray.get(actor.pid.remote()), signal.SIGKILL)
-    assert ray.get([actor.increment.remote() for _ in range(3)], timeout=30) == [1, 2, 3]
+    assert ray.get([actor.increment.remote() for _ in range(3)], timeout=60) == [1, 2, 3]
     assert ray.wait([serving], timeout=0) == ([], [serving])

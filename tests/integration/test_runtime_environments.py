@@ -17,6 +17,7 @@ from fixture_types import RunScript, StartNode
 from waiting import record_of, wait_for_state, wait_until
 
 import celery_actors as ray
+from celery_actors.client import executors as executors_module
 from celery_actors.client.current import require_process
 from celery_actors.exceptions import RuntimeEnvSetupError
 from celery_actors.local import PrivateCluster
@@ -103,7 +104,11 @@ def test_variables_are_merged_with_those_of_the_creator() -> None:
     assert ray.get(outer.remote(inside, *names)) == ["job", "child", "1", "2", "[]"]
 
 
-def test_tasks_of_different_environments_share_no_process() -> None:
+def test_tasks_of_different_environments_share_no_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # However long the other one takes to start, each is there for its second task.
+    monkeypatch.setattr(executors_module, "_LINGER", 60.0)
     code = "import os; answer = os.getpid(), os.environ.get('WHICH')"
     found = {
         ray.get(run.options(runtime_env={"env_vars": {"WHICH": which}}).remote(code))

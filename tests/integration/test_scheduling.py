@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import gc
-import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -57,8 +57,14 @@ class Where:
 
 
 @ray.remote
-def where(seconds: float = 0) -> str | None:
-    time.sleep(seconds)
+def where() -> str | None:
+    return current_assignment().node_id
+
+
+@ray.remote
+def where_together(begun: str, gate: str) -> str | None:
+    Path(begun).touch()
+    wait_until(Path(gate).exists, "the gate")
     return current_assignment().node_id
 
 
@@ -113,11 +119,16 @@ def test_affinity_to_a_node_that_is_not_there() -> None:
     assert name_of(ray.get(actor.node.remote())) == "a"
 
 
-def test_spread_uses_all_nodes() -> None:
+def test_spread_uses_all_nodes(tmp_path: Path) -> None:
     actors = [Where.options(scheduling_strategy="SPREAD").remote() for _ in range(6)]
     nodes = ray.get([actor.node.remote() for actor in actors])
     assert sorted(map(name_of, nodes)) == list("aabbcc")
-    tasks = [where.options(scheduling_strategy="SPREAD").remote(1) for _ in range(6)]
+    gate = tmp_path / "gate"
+    spread = where_together.options(scheduling_strategy="SPREAD")
+    tasks = [spread.remote(str(tmp_path / str(number)), str(gate)) for number in range(6)]
+    # No executor has a second task, however late another one starts.
+    wait_until(lambda: len(list(tmp_path.iterdir())) == 6, "all six tasks to run")
+    gate.touch()
     assert sorted(map(name_of, ray.get(tasks))) == list("aabbcc")
 
 
@@ -159,7 +170,7 @@ def test_the_loss_of_the_one_node_for_it(start_node: StartNode) -> None:
     assert record_of(waiting).state == "PENDING"
     late.terminate()
     with pytest.raises(ray.exceptions.ActorDiedError, match="late was shut down"):
-        ray.get(call, timeout=30)
+        ray.get(call, timeout=60)
     for task in tasks:
         with pytest.raises(TaskUnschedulableError, match="asks for the node"):
-            ray.get(task, timeout=30)
+            ray.get(task, timeout=60)

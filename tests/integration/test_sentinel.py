@@ -143,6 +143,7 @@ def test_calls_go_on_when_another_redis_becomes_the_master(
         wait_until(
             lambda: cast("Any", sentinel.sentinel_master("records"))["num-slaves"] == 1,
             "the second sentinel to know the replica",
+            90,  # it asks the master every ten seconds
         )
         servers.enter_context(shop.worker("--num-cpus", "2"))
         ray.init(app=shop.app)
@@ -158,7 +159,7 @@ def test_calls_go_on_when_another_redis_becomes_the_master(
             assert ray.get(Till.remote().add.remote(1), timeout=60) == 1
             ray.install(shop.app)
             found = shop.app.AsyncResult(sent[-1].task_id())
-            assert found.get(timeout=30) == 100, "Celery's own results, through the sentinels"
+            assert found.get(timeout=60) == 100, "Celery's own results, through the sentinels"
         finally:
             ray.shutdown()
 

@@ -32,7 +32,7 @@ def _forked_and_interrupted() -> int | None:
         lambda: psutil.Process(started.pid).status() == psutil.STATUS_SLEEPING, "the child to wait"
     )
     os.kill(started.pid, signal.SIGINT)
-    started.join(10)
+    started.join(60)
     return started.exitcode
 
 
@@ -45,7 +45,7 @@ class Interrupter:
             assert child.stdout is not None
             child.stdout.readline()
             child.send_signal(signal.SIGINT)
-            return child.wait(10)
+            return child.wait(60)
 
     def fork(self) -> int | None:
         return _forked_and_interrupted()
@@ -96,7 +96,7 @@ def test_a_program_that_ignores_and_blocks_all_signals() -> None:
         env={**os.environ, "PYTHONPATH": path},
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=200,
         check=False,
     )
     assert done.stdout == "['SIGPIPE', 'SIGXFSZ']\n", done.stdout + done.stderr

@@ -15,8 +15,6 @@ from celery_actors.session import SessionInfo
 from celery_actors.util import ActorPool, as_completed, get_node_ip_address, map_unordered
 from celery_actors.util.queue import Empty, Full, Queue
 
-pytestmark = pytest.mark.timeout(120)
-
 
 @ray.remote
 class Worker:
@@ -122,7 +120,7 @@ def test_a_result_that_is_late_stays_or_is_dropped(workers: list[Any], method: s
     assert pool.has_free()
     pool.submit(lambda a, v: a.double.remote(v), 4)
     gate.open.remote()
-    assert get_next(timeout=30) == 8
+    assert get_next(timeout=60) == 8
 
 
 def test_what_a_call_raises_leaves_its_actor_in_the_pool(workers: list[Any]) -> None:
@@ -283,7 +281,7 @@ def test_a_queue_travels_into_tasks_and_actors(cluster: SessionInfo) -> None:
     taken = consumer.take.remote(20)
     ray.get(produce.remote(items, 20))
     assert ray.get(taken) == list(range(20))
-    assert items.get(timeout=30) == "done"
+    assert items.get(timeout=60) == "done"
 
 
 @pytest.mark.parametrize("force", [True, False])

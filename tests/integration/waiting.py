@@ -12,8 +12,8 @@ from celery_actors.handle import ActorHandle, actor_id_of
 
 T = TypeVar("T")
 
-SECONDS = 30.0
-"""For what takes milliseconds on an idle machine: only a hang runs into it."""
+SECONDS = 60.0
+"""For what takes milliseconds on an idle machine, or a node's start: only a hang runs into it."""
 
 
 def wait_until(condition: Callable[[], T], awaited: str, seconds: float = SECONDS) -> T:
