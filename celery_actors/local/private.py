@@ -34,6 +34,7 @@ from celery_actors.local.supervisor_client import program_states
 START_SECONDS = 90.0
 _ATTEMPTS = 4
 _STOP_SECONDS = 20.0
+_LAST_LINES = 40  # what an error quotes of each log
 _PORT_TAKEN = ("eaddrinuse", "address already in use", "could not create server tcp listening")
 
 Progress = Callable[[str], None]
@@ -166,7 +167,7 @@ class PrivateCluster:
             started_again = state.pid and first_pids.setdefault(name, state.pid) != state.pid
             if state.failed or started_again:
                 words = _last_words(session, name, logs.get(name))
-                taken = any(mark in words.lower() for mark in _PORT_TAKEN)
+                taken = tells_of_a_taken_port(session, name, logs.get(name))
                 kind = PortTakenError if taken else LocalClusterError
                 raise kind(f"{name} ended while it started ({state.description}).\n{words}")
 
@@ -247,14 +248,30 @@ def start_guardian(
     return guardian, ours
 
 
+def tells_of_a_taken_port(session: Path, name: str, own_log: Path | None) -> bool:
+    """Whether a program that ended while it started had found one of its ports taken."""
+    # Whole logs: RabbitMQ names the reason first, and prints up to some hundred lines after it.
+    texts = _logs(session, name, own_log).values()
+    return any(mark in text.lower() for text in texts for mark in _PORT_TAKEN)
+
+
 def _last_words(session: Path, name: str, own_log: Path | None) -> str:
-    texts = []
-    for path in (session / f"{name}.log", own_log, session / "guardian.log"):
-        if path is not None and path.exists():
-            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()[-15:]
-            if lines:
-                texts.append(f"--- the end of {path.name}\n" + "\n".join(lines))
+    ends = {
+        name: "\n".join(text.splitlines()[-_LAST_LINES:])
+        for name, text in _logs(session, name, own_log).items()
+    }
+    texts = [f"--- the end of {name}\n{end}" for name, end in ends.items() if end]
     return "\n".join(texts) or f"({name} wrote no log)"
+
+
+def _logs(session: Path, name: str, own_log: Path | None) -> dict[str, str]:
+    """What a program and its guardian wrote, by the names of their logs."""
+    paths = (session / f"{name}.log", own_log, session / "guardian.log")
+    return {
+        path.name: path.read_text(encoding="utf-8", errors="replace")
+        for path in paths
+        if path is not None and path.exists()
+    }
 
 
 def _report_nothing(_: str) -> None:

@@ -213,6 +213,15 @@ def test_a_taken_port_means_other_ports(monkeypatch: pytest.MonkeyPatch) -> None
     assert any("taken" in text for text in said)
 
 
+@pytest.mark.parametrize("log", ["rabbitmq.log", "actors@localhost.log"])
+def test_a_taken_port_is_seen_in_a_report_of_any_length(tmp_path: Path, log: str) -> None:
+    own_log = tmp_path / "actors@localhost.log"
+    (tmp_path / log).write_text("starting\n")
+    assert not private_module.tells_of_a_taken_port(tmp_path, "rabbitmq", own_log)
+    (tmp_path / log).write_text("[error] {tcp,eaddrinuse}\n" + "[error] its state\n" * 500)
+    assert private_module.tells_of_a_taken_port(tmp_path, "rabbitmq", own_log)
+
+
 def test_a_server_that_cannot_start_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     from celery_actors.local.redis_server import RedisServer
 
