@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Set
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 __all__ = ["LoggingConfig"]
 
 _ENCODINGS = ("TEXT", "JSON")
-_STANDARD = frozenset(vars(logging.makeLogRecord({})))
+_STANDARD = frozenset({*vars(logging.makeLogRecord({})), "asctime", "message", "taskName"})
+_ALWAYS = ("asctime", "levelname", "message", "filename", "lineno", "process")
+_LINE = "%(asctime)s\t%(levelname)s %(filename)s:%(lineno)s -- %(message)s"
 
 
 @dataclass(frozen=True)
 class LoggingConfig:
-    """How the root logger of this program writes.
+    """How the root loggers of a job's processes write: of its driver, actors and tasks.
+
+    Every line also says where it was written, in the names of
+    :class:`~celery_actors.runtime_context.RuntimeContext`: ``job_id``, ``worker_id``, ``node_id``
+    and, in actors and tasks, ``actor_id``, ``actor_name``, ``task_id``, ``task_name`` and
+    ``task_func_name``.  What ``extra=`` gives a record is written too.
 
     Attributes:
         encoding: ``"TEXT"`` or ``"JSON"``, one object a line.
@@ -32,8 +39,8 @@ class LoggingConfig:
     """
 
     encoding: str = "TEXT"
-    log_level: str = "INFO"
-    additional_log_standard_attrs: Set[str] | list[str] = field(default_factory=list)
+    log_level: str | int = "INFO"
+    additional_log_standard_attrs: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if self.encoding not in _ENCODINGS:
@@ -42,41 +49,79 @@ class LoggingConfig:
         if unknown:
             raise ValueError(f"log records have no attribute {sorted(unknown)}")
 
-    def apply(self) -> None:
-        """Configure this process's root logger."""
+    def to_dict(self) -> dict[str, Any]:
+        """Return its fields, as plain values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, given: Mapping[str, Any]) -> LoggingConfig:
+        """Return what :meth:`to_dict` told of; names that are not known count as absent."""
+        known = {one.name for one in fields(cls)}
+        return cls(**{name: value for name, value in given.items() if name in known})
+
+    def as_json(self) -> str:
+        """Return it as it travels to the job's actors."""
+        extra = sorted(self.additional_log_standard_attrs)
+        return json.dumps({**self.to_dict(), "additional_log_standard_attrs": extra})
+
+    @classmethod
+    def of_json(cls, text: str) -> LoggingConfig:
+        """Return what :meth:`as_json` wrote."""
+        return cls.from_dict(json.loads(text))
+
+    def apply(self, where: Callable[[], Mapping[str, object]]) -> None:
+        """Have this process's root logger write so, besides what it has already.
+
+        :param where: returns what is added to each record: where it was written.
+        """
+
+        def tell_where(record: logging.LogRecord) -> bool:
+            vars(record).update(where())
+            return True
+
+        handler = _Handler()
+        handler.setLevel(self.log_level)
+        handler.addFilter(tell_where)
+        kind = _Json if self.encoding == "JSON" else _Text
+        handler.setFormatter(kind(tuple(self.additional_log_standard_attrs)))
         root = logging.getLogger()
-        handler = logging.StreamHandler()
-        extra = tuple(sorted(self.additional_log_standard_attrs))
-        handler.setFormatter(_Formatter(extra) if self.encoding == "JSON" else _text(extra))
-        root.handlers[:] = [handler]
+        for former in [one for one in root.handlers if isinstance(one, _Handler)]:
+            root.removeHandler(former)
+        root.addHandler(handler)
         root.setLevel(self.log_level)
 
 
-def _text(extra: tuple[str, ...]) -> logging.Formatter:
-    more = "".join(f" {name}=%({name})s" for name in extra)
-    return logging.Formatter(
-        f"%(asctime)s\t%(levelname)s %(filename)s:%(lineno)s -- %(message)s{more}"
-    )
+class _Handler(logging.StreamHandler):  # type: ignore[type-arg]  # a plain class at run time
+    """Known by its class: a second ``init()`` replaces it."""
 
 
 class _Formatter(logging.Formatter):
-    """One JSON object a line, with what ``extra=`` gave the record."""
+    """Knows which attributes of a record are written besides the line itself."""
 
     def __init__(self, names: tuple[str, ...]) -> None:
-        super().__init__()
+        super().__init__(_LINE)
         self._names = names
 
-    def format(self, record: logging.LogRecord) -> str:
+    def more(self, record: logging.LogRecord) -> dict[str, Any]:
+        """Return the attributes that were asked for, the context's, and those of ``extra=``."""
         given: Mapping[str, Any] = vars(record)
-        line = {
-            "asctime": self.formatTime(record),
-            "levelname": record.levelname,
-            "message": record.getMessage(),
-            "filename": record.filename,
-            "lineno": record.lineno,
+        return {
             **{name: given.get(name) for name in self._names},
             **{name: value for name, value in given.items() if name not in _STANDARD},
         }
+
+
+class _Text(_Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        return " ".join([text, *(f"{name}={value}" for name, value in self.more(record).items())])
+
+
+class _Json(_Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        record.message = record.getMessage()
+        record.asctime = self.formatTime(record)
+        line = {name: getattr(record, name) for name in _ALWAYS}
         if record.exc_info:
             line["exc_text"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str)
+        return json.dumps({**line, **self.more(record)}, default=str)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery_actors.client.current import require_process
 from celery_actors.control import amounts
-from celery_actors.ids import ActorID, JobID, NodeID, TaskID, celery_id
+from celery_actors.ids import ActorID, JobID, NodeID, TaskID
 from celery_actors.runtime_env import RuntimeEnv
 from celery_actors.worker.context import current_assignment
 
@@ -87,7 +87,7 @@ class RuntimeContext:
         With dashes, as a UUID, it is Celery's task id (``ObjectRef.task_id()``).
         """
         run = self._run()
-        return None if run is None else celery_id(run.call.caller, run.call.task).replace("-", "")
+        return None if run is None else run.task_id
 
     def get_task_name(self) -> str | None:
         """Return the name of the call that runs here: the ``name`` option, else the function's."""

@@ -47,6 +47,7 @@ from celery_actors.store.connection import explain_redis
 from celery_actors.store.rights import check_redis
 from celery_actors.store.whereabouts import get_node_ip_address
 from celery_actors.worker.context import Assignment, set_assignment
+from celery_actors.worker.log_context import log_context
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -190,7 +191,7 @@ def init(
         :class:`celery_actors.runtime_env.RuntimeEnv`); this program itself stays as it is.
     :param ignore_reinit_error: a second ``init()`` is then no error.
     :param log_to_driver: show what actors of a private cluster print.
-    :param logging_config: how this program's root logger writes.
+    :param logging_config: how the root loggers of this program, and of its actors and tasks, write.
     :param local_mode: True is refused: Ray has deprecated it, and a private cluster is here soon.
     :param rays: options of Ray's ``init`` for what is not here (its dashboard, its object
         store's size, its loggers) are accepted and ignored.
@@ -214,7 +215,7 @@ def init(
             "which takes some seconds and ends with this program"
         )
     if logging_config is not None:
-        logging_config.apply()
+        logging_config.apply(log_context)
     with _session.lock:
         if is_initialized():
             if ignore_reinit_error and _session.info is not None:
@@ -256,7 +257,9 @@ def init(
             _wait_for_node(process, private)
             process.settle_down()
             process.ends_cluster = private is not None
-            process.environments.begin_job(environment)
+            process.environments.begin_job(
+                environment, logging_config.as_json() if logging_config is not None else ""
+            )
             set_assignment(Assignment(runtime_env=process.environments.own.as_runtime_env()))
         except BaseException:
             shutdown()

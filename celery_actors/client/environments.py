@@ -35,6 +35,7 @@ class Environments:
     def __init__(self, process: Process) -> None:
         self._process = process
         self._given = RuntimeEnv()
+        self._logging = ""
         self._own = NO_ENVIRONMENT
         self._job = process.job_id
         self._unpacked: frozenset[str] = frozenset()
@@ -42,9 +43,10 @@ class Environments:
         self._last: tuple[str, ...] = ()  # the current directory when the job began, as in Ray
         self._home = ("", "")
 
-    def begin_job(self, given: Mapping[str, Any] | None) -> None:
+    def begin_job(self, given: Mapping[str, Any] | None, logging: str = "") -> None:
         """Say what the actors and tasks of this driver's job have.
 
+        :param logging: as :attr:`Environment.logging`.
         :raises TypeError, ValueError: it makes no sense.
         :raises RuntimeEnvSetupError: its files can't be packaged.
         """
@@ -54,7 +56,8 @@ class Environments:
         except FileNotFoundError:
             self._last = ()
         self._given = RuntimeEnv.of(given)
-        self._own = self._changed(NO_ENVIRONMENT, self._given)
+        self._logging = logging
+        self._own = self._changed(Environment(logging=logging), self._given)
         self._job = self._process.job_id
 
     def inherit(self, creation: Creation, unpacked: Iterable[str]) -> None:
@@ -68,7 +71,7 @@ class Environments:
     def own(self) -> Environment:
         """What this process, or the job that it leads, has."""
         if self._job != self._process.job_id:  # the lease was lost, and the job's packages with it
-            self.begin_job(self._given)
+            self.begin_job(self._given, self._logging)
         return self._own
 
     def of(self, given: Mapping[str, Any] | None) -> Environment:

@@ -21,6 +21,7 @@ class Environment:
     :ivar py_modules: digests of packages that go onto ``sys.path``.
     :ivar py_executable: the command that runs Python; empty: the node's own interpreter.
     :ivar setup_timeout: seconds that setting it up may take; negative: no bound.
+    :ivar logging: the job's ``LoggingConfig`` as JSON; empty: logging stays as it is.
     """
 
     env_vars: tuple[tuple[str, str], ...] = ()
@@ -28,9 +29,10 @@ class Environment:
     py_modules: tuple[str, ...] = ()
     py_executable: str = ""
     setup_timeout: float = _DEFAULT_TIMEOUT
+    logging: str = ""
 
     def __bool__(self) -> bool:
-        """Whether there is anything to set up."""
+        """Whether there is anything to set up before the process knows its user's code."""
         return bool(self.env_vars or self.working_dir or self.py_modules or self.py_executable)
 
     def as_runtime_env(self) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from celery_actors.client.drain import drain
 from celery_actors.client.process import Process
 from celery_actors.exceptions import RuntimeEnvSetupError
 from celery_actors.ids import NO_INCARNATION, mailbox_name, object_id
+from celery_actors.logging_config import LoggingConfig
 from celery_actors.protocol.concurrency import Concurrency
 from celery_actors.protocol.creation import Creation, decode_creation
 from celery_actors.protocol.orders import (
@@ -60,6 +61,7 @@ from celery_actors.worker.intake import Intake
 from celery_actors.worker.interpreter_end import Deadline, run_exit_handlers
 from celery_actors.worker.interrupts import take_no_interrupts
 from celery_actors.worker.launch import Launch
+from celery_actors.worker.log_context import log_context
 from celery_actors.worker.mailbox_worker import PREFETCH
 from celery_actors.worker.modules import use_drivers_modules
 from celery_actors.worker.plain_calls import PlainCalls
@@ -141,6 +143,8 @@ class ActorProcess:
             )
         )
         self._process.environments.inherit(creation, paths)
+        if creation.environment.logging:
+            LoggingConfig.of_json(creation.environment.logging).apply(log_context)
         self._first_paths = paths
         self._creation = replace(creation, sys_path=paths + creation.sys_path)
         self._why: str | None = None  # the actor is over, once it served

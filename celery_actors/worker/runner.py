@@ -21,7 +21,7 @@ from celery_actors.exceptions import (
     ActorUnavailableError,
     TaskCancelledError,
 )
-from celery_actors.ids import call_owner, object_id
+from celery_actors.ids import call_owner, celery_id, object_id
 from celery_actors.protocol.call_options import (
     DEFAULT_OPTIONS,
     decode_options,
@@ -102,6 +102,11 @@ class Run(RunningCall):
                 self.options = decode_options(pickled)
             except BaseException as error:  # noqa: BLE001 - see worker.raised
                 self.unreadable = error
+
+    @property
+    def task_id(self) -> str:
+        """Celery's task id, without its dashes."""
+        return celery_id(self.call.caller, self.call.task).replace("-", "")
 
     def be_interrupted(self) -> None:
         """Raise where the call is, in its thread; once, however often it is cancelled.

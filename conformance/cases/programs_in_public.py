@@ -298,6 +298,36 @@ def logging_config(ray):
         ray.LoggingConfig(encoding="XML")
 
 
+@case("LoggingConfig configures the actors and tasks of the job, which say where they log")
+def logging_config_of_a_job(ray):
+    said = run_driver(
+        ray,
+        """
+import io, json, logging
+ray.init(log_to_driver=False, logging_config=ray.LoggingConfig(
+    encoding="JSON", log_level="DEBUG", additional_log_standard_attrs=["name"]))
+
+def tell(context):
+    root = logging.getLogger()
+    said = [handler for handler in root.handlers if handler.formatter is not None][-1]
+    said.setStream(io.StringIO())
+    logging.getLogger("till").debug("took %d", 5, extra={"item": "tea"})
+    line = json.loads(said.stream.getvalue().splitlines()[0])
+    ids = line["actor_id"] == context.get_actor_id(), line["task_id"] == context.get_task_id()
+    return root.level, line["message"], line["name"], line["item"], line["task_func_name"], ids
+
+@ray.remote
+class Till:
+    def tell(self):
+        return tell(ray.get_runtime_context())
+
+level, message, name, item, function, ids = ray.get(Till.remote().tell.remote())
+print(level, message, name, item, function.rpartition(".")[2], all(ids), sep=";")
+""",
+    )
+    assert said.split("\n")[0] == "10;took 5;till;tea;tell;True"
+
+
 @case("__ray_actor_class__ of an actor class is the decorated class itself")
 def class_behind_an_actor_class(ray):
     @ray.remote

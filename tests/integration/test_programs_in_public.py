@@ -364,6 +364,19 @@ ray.init(logging_config=ray.LoggingConfig(encoding="JSON", log_level="DEBUG",
                                           additional_log_standard_attrs=["name"]),
          local_mode=False)
 logging.getLogger("shop").debug("sold %d", 3, extra={"item": "tea"})
+
+@ray.remote(num_cpus=0)
+class Cashier:
+    def sell(self):
+        logging.getLogger("cash").debug("took %d", 5, extra={"item": "coffee"})
+        return ray.get(pay.remote()), ray.get_runtime_context().get_actor_id()
+
+@ray.remote(num_cpus=0)
+def pay():
+    logging.getLogger("bank").info("paid")
+    return ray.get_runtime_context().get_task_id()
+
+print(*ray.get(Cashier.options(name="till").remote().sell.remote()), sep="\\n")
 """
 
 
@@ -373,6 +386,21 @@ def test_logging_config(run_script: Callable[..., Any], tmp_path: Path) -> None:
     found = json.loads(line)
     assert (found["message"], found["levelname"], found["name"]) == ("sold 3", "DEBUG", "shop")
     assert found["item"] == "tea"
+    assert found["job_id"]
+    assert "actor_id" not in found
+    task, actor = done.stdout.splitlines()[:2]
+    (line,) = [line for line in done.stderr.splitlines() if "took 5" in line]
+    inside = json.loads(line[line.index("{") :])
+    assert (inside["levelname"], inside["name"], inside["item"]) == ("DEBUG", "cash", "coffee")
+    assert (inside["actor_id"], inside["actor_name"], inside["task_func_name"]) == (
+        actor,
+        "till",
+        "Cashier.sell",
+    )
+    assert inside["job_id"] == found["job_id"] != inside["worker_id"]
+    (line,) = [line for line in done.stderr.splitlines() if '"paid"' in line]
+    nested = json.loads(line[line.index("{") :])
+    assert (nested["task_id"], nested["name"]) == (task, "bank")
     with pytest.raises(ValueError, match="encoding"):
         ray.LoggingConfig(encoding="XML")
     with pytest.raises(ValueError, match="no attribute"):
