@@ -31,7 +31,7 @@ def ask_broker(session_dir: Path, expression: str) -> str:
         env={**os.environ, "ERL_EPMD_PORT": epmd[1]},
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=60,
         check=True,
     ).stdout
     if not answer.startswith("{ok,"):

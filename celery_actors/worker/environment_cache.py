@@ -205,9 +205,18 @@ def _list(directory: Path) -> list[Path]:
 
 
 def _take(path: Path, wait: bool) -> int | None:
-    """Return a descriptor that holds the lock of a file; None: another has it."""
+    """Return a descriptor that holds the lock of a file; make the file if need be.
+
+    :param wait: False returns None where another has the lock, or the file is not there.
+    """
+    flags = os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if wait else 0)
     while True:
-        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            lock = os.open(path, flags, 0o600)
+        except FileNotFoundError:
+            if wait:
+                raise
+            return None
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             if os.fstat(lock).st_ino == path.stat().st_ino:

@@ -175,15 +175,17 @@ class Inbox:
     def get(self, timeout: float | None = None) -> Any:
         """Take the next item, waiting for it.
 
-        :raises queue.Empty: none came within ``timeout`` seconds.
+        :param timeout: in seconds; whatever it is, there is a look at what has come.
+        :raises queue.Empty: none came in that time.
         """
-        items = self._items
+        items, left = self._items, timeout
         deadline = None if timeout is None else monotonic() + timeout
         while not items:
-            left = None if deadline is None else deadline - monotonic()
-            if left is not None and left <= 0:
-                raise Empty  # the socket stays ours: the executor comes again at once
             self._wait(left)
+            if deadline is not None and not items:
+                left = deadline - monotonic()
+                if left <= 0:
+                    raise Empty  # the socket stays ours: the executor comes again at once
         if self.reader is not None:
             self.reader.give()
         return items.popleft()

@@ -10,7 +10,7 @@ from typing import Any
 
 import celery_actors as ray
 
-GATE_SECONDS = 60.0
+GATE_SECONDS = 120.0
 
 
 def wait_for_file(path: str) -> None:

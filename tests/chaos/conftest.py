@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from celery_actors.client import outbox as outbox_module
+
 _INTEGRATION = Path(__file__).parents[1] / "integration"
 sys.path.insert(0, str(_INTEGRATION))
 _spec = importlib.util.spec_from_file_location("integration_fixtures", _INTEGRATION / "conftest.py")
@@ -22,6 +24,13 @@ nothing_left = _shared.nothing_left
 start_node = _shared.start_node
 driver = _shared.driver
 cluster = _shared.cluster
+
+
+@pytest.fixture
+def told_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process looks at nothing by itself for want of progress: what it learns it was told."""
+    monkeypatch.setattr(outbox_module, "_RESEND_UNKNOWN", 1000.0)
+    monkeypatch.setattr(outbox_module, "_RESEND_FIRST", 1000.0)
 
 
 @pytest.fixture

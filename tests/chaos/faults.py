@@ -7,20 +7,23 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
 import psutil
 import redis
-from waiting import wait_until
+from waiting import SECONDS, wait_until
 
 from benchmarks.broker_node import ask_broker
+from celery_actors.client.current import require_process
+from celery_actors.control import NodeRecord
 from celery_actors.local import PrivateCluster
 from celery_actors.local.supervisor_client import program_states
 
 LEASE = 10.0
-DETECTION = 8.0
+DETECTION = 20.0
 """Janitors look every third of a lease; the rest is for a busy machine."""
 
 
@@ -32,7 +35,7 @@ def gone(pid: int) -> bool:
         return True
 
 
-def wait_gone(pids: Iterable[int], seconds: float, what: str) -> None:
+def wait_gone(pids: Iterable[int], what: str, seconds: float = SECONDS) -> None:
     """Wait until the processes have ended."""
     left = set(pids)
     wait_until(lambda: all(gone(pid) for pid in left), f"the end of {what} {sorted(left)}", seconds)
@@ -50,10 +53,31 @@ def supervisorctl(cluster: PrivateCluster, *words: str) -> None:
     """Tell the cluster's supervisord something, e.g. `stop redis`."""
     program = [sys.executable, "-m", "supervisor.supervisorctl"]
     configuration = str(cluster.session_dir / "supervisord.conf")
-    subprocess.run([*program, "-c", configuration, *words], check=True, timeout=30)
+    subprocess.run([*program, "-c", configuration, *words], check=True, timeout=90)
 
 
-def wait_restarted(cluster: PrivateCluster, name: str, old: int, seconds: float = 30.0) -> None:
+@contextmanager
+def stopped(node: NodeRecord) -> Iterator[None]:
+    """Stop a node worker by SIGSTOP; its lease does not end meanwhile, however long that takes."""
+    process = require_process()
+    os.kill(node.pid, signal.SIGSTOP)
+    try:
+        seconds, _ = process.redis.time()  # type: ignore[misc]
+        leases = f"{process.settings.prefix}nodes"
+        process.redis.zadd(leases, {node.node_id: (seconds + 600) * 1000})  # or its next renewal
+        yield
+    finally:
+        os.kill(node.pid, signal.SIGCONT)
+
+
+def broker_has_all() -> None:
+    """Return when the broker has done all that this process has sent."""
+    mailbox = require_process().mailbox
+    with mailbox.lock:
+        mailbox._need_channel().basic_qos(0, 0, False)  # its answer comes behind all of it
+
+
+def wait_restarted(cluster: PrivateCluster, name: str, old: int, seconds: float = 90.0) -> None:
     """Wait until supervisord has started the server again."""
 
     def restarted() -> bool:

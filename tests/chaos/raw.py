@@ -37,9 +37,8 @@ class RawCaller:
             self._mailbox.connect()
             # The broker may come to this connection before it does to that of the creator.
             self._mailbox.declare(mailbox_name(self.actor))
-        self._pubsub = process.redis.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
+        self._pubsub = process.redis.pubsub()  # type: ignore[no-untyped-call]
         self._pubsub.subscribe(process.results.channel(self.caller.hex()))
-        self._pubsub.get_message(timeout=5)
         self.hints: list[str] = []
         self.pushes: list[tuple[Push, int]] = []
 
@@ -70,14 +69,18 @@ class RawCaller:
 
     def wait_for(self, sequence: int) -> None:
         """Wait until the actor has committed the call."""
-        wait_until(lambda: self.cursor >= sequence, f"call {sequence} committed", 20)
+        wait_until(lambda: self.cursor >= sequence, f"call {sequence} committed")
 
     def listen(self) -> list[str]:
         """Take in what was published to this caller; returns all hints so far."""
         self._pubsub.ping()
-        while (message := self._pubsub.get_message(timeout=5)) is not None:
+        while True:
+            message = self._pubsub.get_message(timeout=60)
+            assert message is not None, "Redis did not answer for 60 s"
             if message["type"] == "pong":
                 break
+            if message["type"] != "message":  # it says that it has subscribed
+                continue
             data: bytes = message["data"]
             if is_push(data):
                 push = decode_push(self.process.signer, self.caller, data)

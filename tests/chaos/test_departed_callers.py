@@ -73,7 +73,7 @@ def test_a_repeat_beyond_the_prefetch_does_not_run_again(
             os.kill(pid, signal.SIGCONT)
         gate.touch()
         last.wait_for(1)
-        ran = [n for name, n in ray.get(log.all.remote(), timeout=20) if name == "raw"]
+        ran = [n for name, n in ray.get(log.all.remote(), timeout=60) if name == "raw"]
         assert ran.count(1) == 3, "of caller, quiet and last, each once"
         wait_until(lambda: quiet.caller.hex().encode() not in known(log), "quiet forgotten")
         sent += many(last)

@@ -17,7 +17,6 @@ from waiting import wait_until
 
 import celery_actors as ray
 
-SECONDS = 10.0
 StartNode = Callable[..., "subprocess.Popen[bytes]"]
 
 
@@ -91,7 +90,7 @@ def place(start_node: StartNode, driver: object) -> Iterator[Any]:
     options: dict[str, Any] = {"resources": {"nursery": 1}}
     yield node, ray.remote(Starter).options(**options).remote()
     node.terminate()
-    node.wait(20)
+    node.wait(60)
     wait_until(lambda: "nursery" not in ray.cluster_resources(), "the node to leave")
 
 
@@ -159,7 +158,7 @@ def test_what_an_actor_started_ends_with_it(
     pid, *started = ray.get(actor.start.remote(), timeout=60)
     assert all(psutil.pid_exists(each) for each in started)
     end(node, actor, pid)
-    wait_gone([pid, *started], SECONDS, "an actor and what it started")
+    wait_gone([pid, *started], "an actor and what it started")
 
 
 def test_what_an_actor_started_ends_with_its_last_handle(place: Any) -> None:
@@ -169,7 +168,7 @@ def test_what_an_actor_started_ends_with_its_last_handle(place: Any) -> None:
     pid, *started = ray.get(other.start.remote(), timeout=60)
     mine = ray.get(actor.start_daemon.remote())
     del other
-    wait_gone([pid, *started], SECONDS, "an actor and what it started")
+    wait_gone([pid, *started], "an actor and what it started")
     assert psutil.Process(mine).status() != psutil.STATUS_ZOMBIE, "a living actor's stays"
 
 
@@ -182,7 +181,7 @@ def test_what_a_task_started_lives_until_its_executor_ends(place: Any) -> None:
     assert psutil.pid_exists(pid)
     assert psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     os.kill(executor, signal.SIGKILL)
-    wait_gone([pid], SECONDS, "what a task started")
+    wait_gone([pid], "what a task started")
 
 
 def test_the_fork_server_becomes_the_parent_of_a_daemon(place: Any) -> None:

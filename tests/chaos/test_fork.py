@@ -39,11 +39,11 @@ connection = require_process().mailbox._connection
 def child(name):
     refs = [log.add.remote(name, n) for n in range(200)]
     assert require_process().caller != parent
-    assert ray.get(refs, timeout=30) == list(range(200))
-    assert ray.get(ref, timeout=10) == 0
+    assert ray.get(refs, timeout=90) == list(range(200))
+    assert ray.get(ref, timeout=90) == 0
     assert len(ray.get(big)) == 300_000
     assert len(ray.get(ray.put(b"w" * 400_000))) == 400_000
-    assert len(ray.get(log.large.remote(200_000), timeout=20)) == 200_000
+    assert len(ray.get(log.large.remote(200_000), timeout=90)) == 200_000
     say(name, 200)
 """
 
@@ -62,7 +62,7 @@ for i in range(3):
             os._exit(1)
     pids.append(pid)
 mine = [log.add.remote("parent", n) for n in range(1, 300)]
-assert ray.get(mine, timeout=30) == list(range(1, 300))
+assert ray.get(mine, timeout=90) == list(range(1, 300))
 for pid in pids:
     assert os.waitpid(pid, 0)[1] == 0
 """
@@ -77,9 +77,9 @@ children = [context.Process(target=child, args=(f"child{i}",)) for i in range(3)
 for each in children:
     each.start()
 mine = [log.add.remote("parent", n) for n in range(1, 300)]
-assert ray.get(mine, timeout=30) == list(range(1, 300))
+assert ray.get(mine, timeout=90) == list(range(1, 300))
 for each in children:
-    each.join(60)
+    each.join(90)
     assert each.exitcode == 0, each.exitcode
 """
 )
@@ -98,7 +98,7 @@ def test_parent_and_children_go_on(cluster: object, brokers: PrivateCluster, how
     with Program(how + END, brokers) as program:
         counts: dict[str, int] = {}
         while True:
-            word, _, rest = program.hear("how many calls each has made", 60).partition(" ")
+            word, _, rest = program.hear("how many calls each has made", 120).partition(" ")
             assert word != "error", rest
             if word == "entries":
                 break

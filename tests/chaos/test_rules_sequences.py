@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from chaos_actors import Log
-from faults import close_amqp_connections, consumers, unacknowledged
+from faults import broker_has_all, close_amqp_connections, consumers, unacknowledged
 from raw import RawCaller
 from waiting import wait_until
 
@@ -24,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("cluster")
 
 
 def ran(log: ray.ActorHandle[Any]) -> list[int]:
-    return [n for _, n in ray.get(log.all.remote(), timeout=20)]
+    return [n for _, n in ray.get(log.all.remote(), timeout=60)]
 
 
 def test_a_repeat_is_dropped_by_caller_and_sequence() -> None:
@@ -70,19 +71,22 @@ def test_what_was_accepted_is_known_after_a_reconnection(
 def test_after_a_gap_calls_are_dropped_and_asked_for_in_order() -> None:
     log = Log.remote()
     with RawCaller(log) as caller:
+        began = time.monotonic()
         caller.add(1)
         for n in range(3, 23):
             caller.add(n)
-        wait_until(caller.listen, "the actor to ask", 10)
+        wait_until(caller.listen, "the actor to ask")
         assert caller.hints[0] == f"G{log._celery_actor.hex()}:2"
         assert ran(log) == [1], "nothing is held back, nothing runs out of order"
         caller.listen()
-        assert len(caller.hints) <= 3, "it is asked at most once a second"
+        seconds = time.monotonic() - began
+        assert len(caller.hints) <= 1 + seconds, "it is asked at most once a second"
         caller.add(*range(2, 23))
         caller.wait_for(22)
         assert ran(log) == list(range(1, 23))
 
 
+@pytest.mark.usefixtures("told_only")
 def test_the_caller_sends_again_from_the_gap(monkeypatch: pytest.MonkeyPatch) -> None:
     log = Log.remote()
     process = require_process()
@@ -99,13 +103,15 @@ def test_the_caller_sends_again_from_the_gap(monkeypatch: pytest.MonkeyPatch) ->
     # What went by express would not be missed.
     monkeypatch.setattr(process, "settings", replace(process.settings, express=False))
     monkeypatch.setattr(process.mailbox, "publish", lose_one)
+    box = process.outboxes[actor_id_of(log)]
     refs = []
     for n in range(1, 20):
         refs.append(log.add.remote("me", n))
         process.flush()
-    wait_until(lambda: lost, "a message to be lost")
-    # Well before the oldest call would be sent again for want of progress.
-    assert ray.get(refs, timeout=4) == list(range(1, 20))
+        # Another thread may be at it: behind the message that is lost there are to be others.
+        wait_until(lambda: not box.unsent, "the call to be sent")
+    assert lost
+    assert ray.get(refs, timeout=60) == list(range(1, 20))
     assert ran(log) == list(range(20))
 
 
@@ -133,7 +139,7 @@ def delete_mailbox(queue: str) -> None:
     mailbox = require_process().mailbox
     with mailbox.lock:
         mailbox.delete(queue)
-        mailbox.barrier()
+    broker_has_all()
 
 
 def log_that_consumes(brokers: PrivateCluster) -> tuple[Any, str]:
@@ -153,7 +159,7 @@ def test_a_returned_message_is_sent_again(brokers: PrivateCluster) -> None:
     log, queue = log_that_consumes(brokers)
     assert ray.get(log.add.remote("me", 0)) == 0
     delete_mailbox(queue)
-    assert ray.get([log.add.remote("me", n) for n in (1, 2)], timeout=30) == [1, 2]
+    assert ray.get([log.add.remote("me", n) for n in (1, 2)], timeout=60) == [1, 2]
     assert ran(log) == [0, 1, 2]
 
 
@@ -170,13 +176,13 @@ def test_without_progress_the_last_call_is_sent_again_and_brings_all_that_was_lo
             process.flush()
             # Another thread may be at it: each is to leave in a message of its own.
             wait_until(lambda: not box.unsent, "the call to be sent")
+        broker_has_all()
         with process.mailbox.lock:
-            process.mailbox.barrier()
             purged = process.mailbox._need_channel().queue_purge(mailbox_name(log._celery_actor))
         assert purged >= 40, "these are lost, and no connection with them"
     finally:
         os.kill(pid, signal.SIGCONT)
-    assert ray.get(refs, timeout=20) == list(range(110))
+    assert ray.get(refs, timeout=60) == list(range(110))
     assert ran(log) == list(range(110))
 
 
@@ -185,4 +191,4 @@ def test_a_deleted_mailbox_is_declared_again_by_its_actor(brokers: PrivateCluste
     delete_mailbox(queue)
     # Without any call of ours: a plain client's message, say, would find no queue.
     wait_until(lambda: consumers(brokers, queue) == 1, "the mailbox to be consumed again")
-    assert ray.get(log.add.remote("me", 0), timeout=30) == 0
+    assert ray.get(log.add.remote("me", 0), timeout=60) == 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import socket
 import subprocess
 import tempfile
 import time
@@ -16,54 +15,43 @@ from celery_actors.control import Control
 
 from .cluster import Cluster
 
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+_SECONDS = 60.0
+"""For what takes milliseconds on an idle machine: only a hang runs into it."""
 
 
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[redis.Redis]:
-    """A redis-server of our own; another port is tried when one was taken meanwhile."""
+    """A redis-server of our own.  It has no port, which another could take before it."""
     program = shutil.which("redis-server")
     if program is None:
         pytest.fail("redis-server is not installed (Debian package redis-server)")
     with tempfile.TemporaryDirectory() as folder:
-        client, server = _start(program, folder)
+        path = f"{folder}/redis.sock"
+        server = subprocess.Popen(
+            [program, "--port", "0", "--unixsocket", path, "--save", ""],
+            cwd=folder,
+            stdout=subprocess.DEVNULL,
+        )
+        client = redis.Redis(unix_socket_path=path, socket_timeout=_SECONDS)
         try:
+            _wait_until_it_answers(client, server)
             yield client
         finally:
             client.close()
             server.terminate()
-            server.wait(10)
+            server.wait(_SECONDS)
 
 
-def _start(program: str, folder: str) -> tuple[redis.Redis, subprocess.Popen[bytes]]:
-    for _ in range(5):
-        port = _free_port()
-        server = subprocess.Popen(
-            [program, "--port", str(port), "--bind", "127.0.0.1", "--save", ""],
-            cwd=folder,
-            stdout=subprocess.DEVNULL,
-        )
-        client = redis.Redis(port=port, socket_timeout=10)
-        if _answers(client, server):
-            return client, server
-        client.close()
-        server.kill()
-        server.wait()
-    pytest.fail("redis-server did not start")
-
-
-def _answers(client: redis.Redis, server: subprocess.Popen[bytes]) -> bool:
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline and server.poll() is None:
+def _wait_until_it_answers(client: redis.Redis, server: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + _SECONDS
+    while True:
         try:
-            return bool(client.ping())
+            client.ping()
+            return
         except redis.ConnectionError:
-            time.sleep(0.02)
-    return False
+            assert server.poll() is None, "redis-server did not start"
+            assert time.monotonic() < deadline, "redis-server did not answer"
+            time.sleep(0.02)  # bounded polling of another process
 
 
 @pytest.fixture
@@ -88,19 +76,20 @@ def cluster(control: Control, client: redis.Redis) -> Cluster:
 @pytest.fixture
 def heard(client: redis.Redis) -> Iterator[Callable[[], list[tuple[str, str]]]]:
     """What was published since the last look: channel and text."""
-    listener = client.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
+    listener = client.pubsub()  # type: ignore[no-untyped-call]
     listener.psubscribe("ca:*")
-    listener.get_message(timeout=1)
 
     def look() -> list[tuple[str, str]]:
         # The server sends what was published before its answer to this.
         listener.ping()
         found: list[tuple[str, str]] = []
-        while (message := listener.get_message(timeout=1)) is not None:
+        while True:
+            message = listener.get_message(timeout=_SECONDS)
+            assert message is not None, "Redis did not answer"
             if message["type"] == "pong":
-                break
-            found.append((message["channel"].decode(), message["data"].decode()))
-        return found
+                return found
+            if message["type"] == "pmessage":  # else it says that it has subscribed
+                found.append((message["channel"].decode(), message["data"].decode()))
 
     look()
     yield look

@@ -28,7 +28,7 @@ def test_the_whole_way(cluster: Cluster) -> None:
     assert record.holds == 1
     assert not record.detached
     assert record.error is None
-    assert 0 <= record.state_since - record.created_at < 10
+    assert 0 <= record.state_since - record.created_at < 60
     assert cluster.control.release_hold(actor, f"{cluster.driver}/p")
     assert cluster.state(actor) == "STOPPING"
     assert cluster.control.failed(actor, placement.incarnation, "no handle is left", None)
@@ -180,7 +180,7 @@ def test_dead_records_stay_readable_for_ten_minutes(cluster: Cluster) -> None:
     assert cluster.client.pttl(f"ca:actor:{actor}") == -1, "not reaped"
     assert cluster.control.job_actors(cluster.job) == [actor]
     cluster.reap(placement)
-    assert 590_000 < cluster.client.pttl(f"ca:actor:{actor}") <= 600_000
+    assert 540_000 < cluster.client.pttl(f"ca:actor:{actor}") <= 600_000
     assert cluster.control.job_actors(cluster.job) == []
     assert [record.actor_id for record in cluster.control.actors(cluster.job)] == [actor]
     assert [record.actor_id for record in cluster.control.actors()] == [actor]

@@ -7,9 +7,16 @@ from collections.abc import Callable
 
 import pytest
 
-from celery_actors.control import NodeGone, NodeNameTaken, NodeSpec
+from celery_actors.control import NodeGone, NodeNameTaken, NodeSpec, nodes
 
 from .cluster import ONE, Cluster, ids
+
+
+@pytest.fixture
+def patience(monkeypatch: pytest.MonkeyPatch) -> float:
+    """How old something must be to be told again; nothing grows so old while a test runs."""
+    monkeypatch.setattr(nodes, "_PATIENCE", 2000.0)
+    return nodes._PATIENCE
 
 
 def age(cluster: Cluster, actor_id: str, seconds: float, *fields: str) -> None:
@@ -79,39 +86,41 @@ def test_renewal_tells_a_lost_lease(cluster: Cluster) -> None:
     assert cluster.control.nodes() == []
 
 
-def test_renewal_repeats_a_placement_whose_message_was_lost(cluster: Cluster) -> None:
+def test_renewal_repeats_a_placement_whose_message_was_lost(
+    cluster: Cluster, patience: float
+) -> None:
     node = cluster.node("n1", CPU=1)
     actor = cluster.actor()
     assert cluster.control.missed(node).unstarted == ()
-    age(cluster, actor, 3)
+    age(cluster, actor, patience)
     assert cluster.control.missed(node).unstarted == (cluster.placement(actor),)
     cluster.begin(actor)
-    age(cluster, actor, 3)
+    age(cluster, actor, patience)
     assert cluster.control.missed(node).unstarted == ()
 
 
-def test_renewal_repeats_a_kill_whose_message_was_lost(cluster: Cluster) -> None:
+def test_renewal_repeats_a_kill_whose_message_was_lost(cluster: Cluster, patience: float) -> None:
     node = cluster.node("n1", CPU=1)
     placement = cluster.run(cluster.actor())
     cluster.control.kill(placement.actor_id, "test")
     assert cluster.control.missed(node).stale == ()
-    age(cluster, placement.actor_id, 3)
+    age(cluster, placement.actor_id, patience)
     assert cluster.control.missed(node).stale == (placement,)
     cluster.reap(placement)
     assert cluster.control.missed(node).stale == ()
 
 
-def test_renewal_repeats_a_stop_at_doubling_intervals(cluster: Cluster) -> None:
+def test_renewal_repeats_a_stop_at_doubling_intervals(cluster: Cluster, patience: float) -> None:
     node = cluster.node("n1", CPU=1)
     actor = cluster.run(cluster.actor()).actor_id
     cluster.control.release_hold(actor, f"{cluster.driver}/p")
     told = []
-    for second in range(1, 40):
-        age(cluster, actor, 1, "stopping_since")
+    for step in range(1, 40):
+        age(cluster, actor, patience / 2, "stopping_since")
         if cluster.client.hexists(f"ca:actor:{actor}", "told"):
-            age(cluster, actor, 1, "told")
+            age(cluster, actor, patience / 2, "told")
         if cluster.control.missed(node).stopping:
-            told.append(second)
+            told.append(step)
     gaps = [after - before for before, after in itertools.pairwise(told)]
     assert told[0] == 2
     assert 3 <= len(gaps) <= 4

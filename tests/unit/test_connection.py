@@ -31,7 +31,7 @@ def over_tls(one: socket.socket, other: socket.socket) -> tuple[ssl.SSLSocket, s
     thread = threading.Thread(target=wrap, args=(other, True))
     thread.start()
     wrap(one, False)
-    thread.join(10)
+    thread.join(60)
     mine, theirs = sorted(ends, key=lambda end: end.server_side)
     return mine, theirs
 
@@ -39,7 +39,7 @@ def over_tls(one: socket.socket, other: socket.socket) -> tuple[ssl.SSLSocket, s
 def what_came(sock: socket.socket, count: int) -> list[Any]:
     """Read so many commands."""
     reader, found = hiredis.Reader(), []
-    sock.settimeout(20)
+    sock.settimeout(60)
     while len(found) < count:
         data = sock.recv(65536)
         assert data, "the connection was closed"
@@ -70,7 +70,7 @@ def test_commands_arrive_whole(tls: bool) -> None:
     with one, other:
         sender.start()
         found = what_came(other, len(COMMANDS))
-        sender.join(20)
+        sender.join(60)
     assert found == [
         [word if isinstance(word, bytes) else str(word).encode() for word in command]
         for command in COMMANDS

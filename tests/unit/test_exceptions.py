@@ -288,7 +288,7 @@ def test_who_awaits_a_future_gets_an_error_whatever_was_raised(kind: Any) -> Non
         raise error_of(kind("x"))
 
     async def wait() -> Any:
-        return await asyncio.wait_for(asyncio.wrap_future(future), 10)
+        return await asyncio.wait_for(asyncio.wrap_future(future), 60)
 
     complete(future, load)
     with pytest.raises(TaskError, match="line 7"):

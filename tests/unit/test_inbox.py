@@ -16,7 +16,7 @@ from test_buffered import Reader, delivered
 from celery_actors.store.express import ExpressSender, ExpressSocket, express_path
 from celery_actors.worker.inbox import Inbox, MailboxReader
 
-SECONDS = 10
+SECONDS = 60
 INCARNATION = b"one-life"
 
 
@@ -127,6 +127,14 @@ def test_a_wait_that_ends_in_vain_keeps_the_socket_for_the_next(actor: Actor) ->
     actor.wire.broker.sendall(delivered(b"one", 7))
     assert not actor.loop.is_told
     assert actor.inbox.get(timeout=SECONDS) == b"one"
+
+
+def test_who_has_no_time_to_wait_takes_what_has_come(actor: Actor) -> None:
+    """As an executor that stood still for longer than it was to wait."""
+    actor.wire.broker.sendall(delivered(b"one", 7))
+    assert actor.inbox.get(timeout=0) == b"one"
+    with pytest.raises(Empty):
+        actor.inbox.get(timeout=0)
 
 
 def test_who_puts_something_wakes_the_executor(actor: Actor) -> None:

@@ -13,7 +13,7 @@ from celery_actors.config import Settings
 from celery_actors.control import Control
 
 LEASE = 0.3
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 
 @pytest.fixture

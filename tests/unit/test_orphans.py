@@ -19,7 +19,7 @@ def state(pid):
         return "gone"
 
 def wait_for(pid, wanted):
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while state(pid) != wanted:
         assert time.monotonic() < deadline, (pid, state(pid), wanted)
         time.sleep(0.01)

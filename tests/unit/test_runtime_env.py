@@ -334,13 +334,24 @@ def test_what_a_killed_node_worker_left_goes_with_the_next(tmp_path: Path) -> No
     cache.open()
     for thread in threading.enumerate():
         if thread.name == "celery-actors-sweep":
-            thread.join(10)
+            thread.join(60)
     assert not (base / "dead").exists()
     assert not (base / "dead.lock").exists()
     assert (base / "living/jobs").is_dir()
     cache.close()
     living.close()
     assert not base.exists()
+
+
+def test_a_sweep_that_is_late_finds_nothing_and_makes_nothing(
+    cache: EnvironmentCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = list((tmp_path / "env").glob("*.lock"))
+    assert found
+    cache.close()
+    monkeypatch.setattr(Path, "glob", lambda _self, _pattern: found)  # it looked before
+    cache._sweep_killed()
+    assert not (tmp_path / "env").exists()
 
 
 def test_others_may_not_have_made_the_directory(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def test_no_lock_of_a_session_that_begins_stays_locked_in_a_fork() -> None:
         "threading.Thread(target=begin).start()\n"
         "held.wait()\n"
         "if (child := os.fork()) == 0:\n"
-        "    signal.alarm(20)\n"
+        "    signal.alarm(50)\n"
         "    current.set_process(None)\n"
         "    session.shutdown()\n"
         "    os._exit(7)\n"
