@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import amqp
@@ -15,6 +16,7 @@ import psutil
 import pytest
 import redis
 from leftovers import processes_of
+from waiting import wait_until
 
 from benchmarks.broker_node import queues_and_exchanges
 from celery_actors.local import LocalClusterError, PrivateCluster
@@ -33,12 +35,16 @@ sys.stdin.read()
 
 def servers_of(guardian: int) -> list[psutil.Process]:
     """By descent: Redis writes its title over the environment by which others are found."""
-    children = psutil.Process(guardian).children(recursive=True)
-    return [child for child in children if child.status() != psutil.STATUS_ZOMBIE]
+    found = []
+    for child in psutil.Process(guardian).children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # the broker's helpers come and go
+            if child.status() != psutil.STATUS_ZOMBIE:
+                found.append(child)
+    return found
 
 
 def wait_until_gone(
-    session: Path, servers: list[psutil.Process], directory: bool = True, seconds: float = 10.0
+    session: Path, servers: list[psutil.Process], directory: bool = True, seconds: float = 60.0
 ) -> None:
     deadline = time.monotonic() + seconds
     while True:
@@ -88,12 +94,12 @@ def test_start_and_stop_leave_nothing() -> None:
 def test_servers_listen_on_loopback_only_and_no_system_epmd_is_asked(
     brokers: PrivateCluster,
 ) -> None:
-    listening = [
-        connection.laddr
-        for process in servers_of(brokers.guardian_pid)
-        for connection in process.net_connections()
-        if connection.status == psutil.CONN_LISTEN
-    ]
+    listening = []
+    for process in servers_of(brokers.guardian_pid):
+        with suppress(psutil.NoSuchProcess):
+            for connection in process.net_connections():
+                if connection.status == psutil.CONN_LISTEN:
+                    listening.append(connection.laddr)
     assert len(listening) >= 4  # AMQP, Erlang's distribution, epmd, Redis
     assert {address.ip for address in listening} <= {"127.0.0.1", "::1"}
 
@@ -121,9 +127,12 @@ def test_no_command_line_shows_a_password(brokers: PrivateCluster) -> None:
     ]
     secrets.append(brokers.address.key_file.read_text().strip())
     secrets.append((brokers.session_dir / "rabbitmq" / ".erlang.cookie").read_text())
+    lines = []
     for process in servers_of(brokers.guardian_pid):
-        line = " ".join(process.cmdline())
-        assert not any(secret in line for secret in secrets)
+        with suppress(psutil.NoSuchProcess):
+            lines.append(" ".join(process.cmdline()))
+    assert len(lines) >= 4  # supervisord, epmd, RabbitMQ, Redis
+    assert not [line for line in lines if any(secret in line for secret in secrets)]
 
 
 def test_redis_neither_forgets_nor_evicts(brokers: PrivateCluster) -> None:
@@ -143,7 +152,8 @@ def test_killed_owner_leaves_nothing() -> None:
 
 
 def test_a_fork_that_keeps_the_lifeline_keeps_nothing_alive() -> None:
-    forking = "import os\nif os.fork() == 0: time.sleep(60)\nsys.stdin.read()"
+    forking = "import os\nchild = os.fork()\nif child == 0: time.sleep(600)\n"
+    forking += "print(child, flush=True)\nsys.stdin.read()"
     code = OWNER.replace("sys.stdin.read()", forking)
     process = subprocess.Popen(
         [sys.executable, "-c", code],
@@ -153,15 +163,14 @@ def test_a_fork_that_keeps_the_lifeline_keeps_nothing_alive() -> None:
     )
     assert process.stdout is not None
     session, guardian = process.stdout.readline().split()
+    child = int(process.stdout.readline())
     servers = servers_of(int(guardian))
-    children = psutil.Process(process.pid).children()
     process.kill()
     try:
         wait_until_gone(Path(session), servers)
+        assert psutil.pid_exists(child)
     finally:
-        for child in children:
-            if child.pid != int(guardian):
-                child.kill()
+        os.kill(child, signal.SIGKILL)
         end(process)
 
 
@@ -180,11 +189,8 @@ def test_killed_server_is_started_again(brokers: PrivateCluster) -> None:
         process for process in servers_of(brokers.guardian_pid) if process.name() == "redis-server"
     )
     redis_process.kill()
-    redis_process.wait(10)
-    deadline = time.monotonic() + 20
-    while not redis_answers(brokers.address.result_backend):
-        assert time.monotonic() < deadline, "Redis was not started again"
-        time.sleep(0.05)
+    redis_process.wait(60)
+    wait_until(lambda: redis_answers(brokers.address.result_backend), "Redis started again")
 
 
 def test_two_clusters_side_by_side(brokers: PrivateCluster) -> None:
@@ -262,7 +268,7 @@ def test_a_detached_actor_in_a_private_cluster_warns(tmp_path: Path) -> None:
     script = tmp_path / "detached.py"
     script.write_text(DETACHED)
     done = subprocess.run(
-        [sys.executable, str(script)], capture_output=True, text=True, timeout=100, check=False
+        [sys.executable, str(script)], capture_output=True, text=True, timeout=200, check=False
     )
     assert done.stdout == "True\n", done.stderr
     assert "Stays is detached, but this program's cluster is private" in done.stderr
