@@ -206,6 +206,7 @@ class AsyncExecutor(Executor):
 
     def run(self) -> str:
         """Run until the actor is over and its tasks are at rest; returns why."""
+        self._runner.cancels_coroutines = True
         self._run_through(self._serve())
         self._commits.settle()
         self._request_acks()

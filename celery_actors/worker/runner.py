@@ -175,6 +175,8 @@ class Runner:
         self._recorder = recorder
         self._attempts = attempts
         self.is_child = False
+        self.cancels_coroutines = False
+        """Whether calls run on event loops."""
         self.stop: str | None = None
         self.ending: Ending | None = None
         """How user code ended the actor, if it did: what waits then is not run."""
@@ -360,9 +362,15 @@ class Runner:
         """Whether user code ended the process in a way that counts as a crash."""
         return self.ending is not None and self.ending.crash is not None
 
-    def cancelled(self, run: Run) -> TaskCancelledError:
-        """Return the error of a call that was cancelled while it ran."""
-        return TaskCancelledError(f"{self._instance.describe(run.call.method)} was cancelled")
+    def cancelled(self, run: Run) -> ActorsError:
+        """Return the error of a call that was cancelled while it ran.
+
+        Of a coroutine it is a :class:`TaskError` as well (as Ray's): the cancellation was raised
+        in it.
+        """
+        name = self._instance.describe(run.call.method)
+        error = TaskCancelledError(f"{name} was cancelled")
+        return task_error(name, error) if self.cancels_coroutines else error
 
     def cancelled_results(self, call: Call) -> Sequence[Result]:
         """Return the results of a call that never ran, since it was cancelled."""

@@ -590,3 +590,29 @@ def cancel_borrowed(ray):
     ray.cancel(ref)
     with raises(ray.exceptions.TaskCancelledError):
         ray.get(ref, timeout=20)
+
+
+@case("A coroutine of an actor that was cancelled raises a RayTaskError, though it caught that")
+def cancelled_coroutine_that_returns(ray):
+    @ray.remote
+    class Actor:
+        def __init__(self):
+            self.begun = False
+
+        async def sleep(self):
+            self.begun = True
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                return "caught"
+
+        async def has_begun(self):
+            return self.begun
+
+    actor = Actor.remote()
+    ref = actor.sleep.remote()
+    wait_until(lambda: ray.get(actor.has_begun.remote()), "the call to begin")
+    ray.cancel(ref)
+    with raises(ray.exceptions.RayTaskError) as raised:
+        ray.get(ref, timeout=12)
+    assert isinstance(raised.value, ray.exceptions.TaskCancelledError)

@@ -13,7 +13,7 @@ import pytest
 from waiting import wait_until
 
 import celery_actors as ray
-from celery_actors.exceptions import TaskCancelledError, WorkerCrashedError
+from celery_actors.exceptions import TaskCancelledError, TaskError, WorkerCrashedError
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -122,6 +122,34 @@ def test_a_running_coroutine_is_cancelled() -> None:
     assert ray.get(actor.counts.remote()) == (5, 3)
     assert ray.wait(calls[3:], timeout=0.1)[0] == []
     ray.kill(actor)
+
+
+@ray.remote
+class Stubborn:
+    def __init__(self) -> None:
+        self.begun = 0
+
+    async def returns_all_the_same(self) -> str:
+        self.begun += 1
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            return "caught"
+        return "slept"
+
+    async def count(self) -> int:
+        return self.begun
+
+
+def test_a_cancelled_coroutine_raises_a_task_error_even_if_it_returns() -> None:
+    actor = Stubborn.remote()
+    call = actor.returns_all_the_same.remote()
+    wait_until(lambda: ray.get(actor.count.remote()) == 1, "the call to run")
+    ray.cancel(call)
+    with pytest.raises(TaskError) as raised:
+        ray.get(call, timeout=60)
+    assert isinstance(raised.value, TaskCancelledError)
+    assert isinstance(raised.value.cause, TaskCancelledError)
 
 
 def test_a_running_method_sees_that_it_is_cancelled(tmp_path: Path) -> None:
