@@ -6,6 +6,7 @@ Every class derives from :class:`ActorsError`, which Ray's programs know as
 
 from __future__ import annotations
 
+import logging
 import sys
 from typing import NamedTuple, SupportsIndex
 
@@ -19,6 +20,7 @@ from celery_actors.error_copies import (
     from_carried,
     state_of,
 )
+from celery_actors.tracebacks import name_of, text_of
 
 __all__ = [
     "ActorAlreadyExistsError",
@@ -63,6 +65,8 @@ __all__ = [
     "TaskUnschedulableError",
     "WorkerCrashedError",
 ]
+
+logger = logging.getLogger(__name__)
 
 
 class ActorsError(Exception):
@@ -230,8 +234,8 @@ class TaskError(ActorsError):
 
     :ivar function_name: the method or function, e.g. ``"Counter.increment"``.
     :ivar remote_traceback: the traceback as text, formatted where it was raised.
-    :ivar cause: the exception that the user's code raised, or ``None`` when it could
-        not be carried over (the traceback then still says what it was).
+    :ivar cause: the exception that the user's code raised; when it could not be carried over,
+        an :class:`ActorsError` that says why, and what it was.
     """
 
     def __init__(
@@ -251,16 +255,26 @@ class TaskError(ActorsError):
         Follows Ray's ``RayTaskError.as_instanceof_cause``.  None of the user's code runs.
         A ``KeyboardInterrupt`` would end the program that gets it as if by Ctrl-C: the error is
         a :class:`TaskCancelledError` in its place (as Ray's).  Where the class can't be derived
-        from (its layout conflicts), the plain error is returned.
+        from (its layout conflicts), the plain error is returned, with a warning.
         """
         cause = told_by(self).cause
-        if cause is None or isinstance(cause, TaskError):
-            return cause if isinstance(cause, TaskError) else self
+        if isinstance(cause, TaskError):
+            return cause
+        if cause is None or type(cause) is ActorsError:  # a TaskError is one already
+            return self
         try:
             return _derived(told_by(self), cause)
         except KeyboardInterrupt:  # Ctrl-C, here
             raise
-        except BaseException:  # noqa: BLE001 - of a user's metaclass, which may raise anything
+        except BaseException as error:  # noqa: BLE001 - of a user's metaclass, which may raise anything
+            logger.warning(
+                "%s raised a %s, and no class can be derived from that: the error is a TaskError "
+                "only; its attribute `cause` is the exception itself. What deriving raised: %s: %s",
+                told_by(self).function_name,
+                name_of(cause),
+                name_of(error),
+                text_of(error),
+            )
             return self
 
 

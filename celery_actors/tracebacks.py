@@ -12,7 +12,7 @@ from typing import Any
 
 from celery_actors.error_copies import traceback_of
 
-__all__ = ["formatted", "name_of", "shown", "text_of"]
+__all__ = ["formatted", "name_of", "passes_through", "shown", "text_of"]
 
 _MOST_TEXT = 256 * 1024  # characters
 _MOST_CHAINED = 50
@@ -38,10 +38,13 @@ def shown(error: BaseException) -> str:
     return _made(repr, error)
 
 
-def formatted(error: BaseException, leave_out: str | None = None) -> str:
+def formatted(
+    error: BaseException, leave_out: str | None = None, *, both_ends: bool = False
+) -> str:
     """Return an exception with its traceback and its causes, as Python prints them.
 
     :param leave_out: a directory: of the frames, the first are left out that are of its files.
+    :param both_ends: the last ones, too.
     """
     trace = traceback_of(error)
     while leave_out and trace and trace.tb_frame.f_code.co_filename.startswith(leave_out):
@@ -49,13 +52,28 @@ def formatted(error: BaseException, leave_out: str | None = None) -> str:
     try:
         if len(list(_chain(error))) > _MOST_CHAINED:
             raise RecursionError("a long chain of causes")
-        text = "".join(traceback.format_exception(type(error), error, trace))
+        whole = traceback.TracebackException(type(error), error, trace, compact=True)
+        while both_ends and leave_out and whole.stack:
+            if not whole.stack[-1].filename.startswith(leave_out):
+                break
+            whole.stack.pop()
+        text = "".join(whole.format())
     except BaseException as raised:  # noqa: BLE001 - a user's exception may raise anything
         text = _plainly(error, trace, name_of(raised))
     if len(text) <= _MOST_TEXT:
         return text
     half = _MOST_TEXT // 2
     return f"{text[:half]}\n… {len(text) - 2 * half} characters …\n{text[-half:]}"
+
+
+def passes_through(error: BaseException, function: Callable[..., object]) -> bool:
+    """Whether a function of ours let an exception through."""
+    trace = traceback_of(error)
+    while trace is not None:
+        if trace.tb_frame.f_code is function.__code__:
+            return True
+        trace = trace.tb_next
+    return False
 
 
 def _made(make: Callable[[object], str], value: object) -> str:

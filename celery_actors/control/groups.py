@@ -102,4 +102,5 @@ def _record(row: Sequence[bytes]) -> GroupRecord:
         created_at=seconds(fields["created"]),
         placed_at=seconds(fields["placed"]) if fields["placed"] else None,
         state_since=seconds(fields["since"]),
+        attempts=int(fields["attempts"] or 0),
     )

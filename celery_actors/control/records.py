@@ -64,6 +64,7 @@ GROUP_FIELDS = (
     "created",
     "placed",
     "since",
+    "attempts",
 )
 
 GroupStrategy = Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"]
@@ -199,6 +200,7 @@ class GroupRecord:
 
     :ivar node_ids: for each bundle its node; ``None``: it is not reserved (any more).
     :ivar placed_at: when all bundles were last reserved.
+    :ivar attempts: how often its turn came to be placed.
     """
 
     group_id: str
@@ -213,6 +215,7 @@ class GroupRecord:
     created_at: float
     placed_at: float | None
     state_since: float
+    attempts: int
 
 
 @dataclass(frozen=True, slots=True)

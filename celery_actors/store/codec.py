@@ -30,7 +30,7 @@ from celery_actors.protocol.values import (
 )
 from celery_actors.serialization import Dumped
 from celery_actors.store.shm import Segment
-from celery_actors.tracebacks import formatted, shown
+from celery_actors.tracebacks import formatted, name_of, text_of
 
 __all__ = ["Codec"]
 
@@ -100,14 +100,14 @@ class Codec:
         return self.encode(oid, dumped, ValueFlag.ERROR)
 
     def dump_error(self, error: BaseException) -> Dumped:
-        """Pickle an error; of one that can't be pickled, the traceback as text."""
+        """Pickle an error; of one that can't be pickled, its text and why."""
         if isinstance(error, TaskError):
             return _dump_task_error(*told_by(error))
         try:
             dumped = serialization.dumps(error, _what)
             serialization.loads(dumped.frames)
         except BaseException:  # noqa: BLE001 - a user's exception may fail in any way
-            return _dump_task_error("a call", formatted(error), None)
+            return _dump_task_error("a call", formatted(error), error)
         return dumped
 
     def verify(self, oid: bytes, blob: bytes) -> Value:
@@ -192,7 +192,9 @@ def _what() -> str:
 def _dump_task_error(
     function_name: str, remote_traceback: str, cause: BaseException | None
 ) -> Dumped:
-    dumped = None if cause is None else _dump_cause(cause)
+    dumped = None
+    if cause is not None:
+        dumped = _dump_cause(function_name, remote_traceback, cause)
     pickled = None if dumped is None else bytes(dumped.frames[0])
     told = _DumpedTaskError(function_name, remote_traceback, pickled)
     whole = serialization.dumps(told, _what)
@@ -201,18 +203,23 @@ def _dump_task_error(
     return whole
 
 
-def _dump_cause(cause: BaseException) -> Dumped | None:
-    """Pickle what user code raised; ``None``: it can't be, or nothing can be made of it again."""
-    return _dump_form(carried, cause) or _dump_form(_itself, cause)
+def _dump_cause(function_name: str, remote_traceback: str, cause: BaseException) -> Dumped:
+    """Pickle what user code raised; if that is not possible, an error that says why (as Ray)."""
+    why = ""
+    for form in (carried, _itself):
+        try:
+            return _dump_form(form, cause)
+        except BaseException as error:  # noqa: BLE001 - a user's exception may fail in any way
+            why = text_of(error)
+    why = f"the exception {name_of(cause)} that {function_name} raised can't be pickled: {why}"
+    logger.warning("%s", why)
+    return _dump_form(_itself, _in_place(why, remote_traceback))
 
 
-def _dump_form(form: Callable[[BaseException], object], cause: BaseException) -> Dumped | None:
-    try:
-        # In one frame, which is signed wherever the whole is kept.
-        dumped = serialization.dumps(form(cause), _what, in_band=True)
-        from_carried(serialization.loads(dumped.frames))
-    except BaseException:  # noqa: BLE001 - a user's exception may fail in any way
-        return None
+def _dump_form(form: Callable[[BaseException], object], cause: BaseException) -> Dumped:
+    # In one frame, which is signed wherever the whole is kept.
+    dumped = serialization.dumps(form(cause), _what, in_band=True)
+    from_carried(serialization.loads(dumped.frames))
     return dumped
 
 
@@ -220,13 +227,19 @@ def _itself(cause: BaseException) -> object:
     return cause
 
 
+def _in_place(why: str, remote_traceback: str) -> ActorsError:
+    """Return what stands in place of an exception that can't be carried over."""
+    return ActorsError(f"{why}\nOriginal exception details:\n{remote_traceback.rstrip()}")
+
+
 def _load_task_error(found: _DumpedTaskError) -> TaskError:
-    cause = None
+    cause: BaseException | None = None
     if found.cause is not None:
         try:
             cause = from_carried(serialization.loads([found.cause]))
         except KeyboardInterrupt:  # Ctrl-C, here
             raise
         except BaseException as error:  # noqa: BLE001 - a user's class may raise anything
-            logger.info("the exception of %s can't be unpickled: %s", found[0], shown(error))
+            why = f"the exception that {found.function_name} raised can't be unpickled here"
+            cause = _in_place(f"{why}: {text_of(error)}", found.remote_traceback)
     return TaskError(found.function_name, found.remote_traceback, cause)

@@ -213,6 +213,7 @@ def placement_group_table(placement_group: PlacementGroup | None = None) -> dict
 def _row(record: GroupRecord) -> dict[str, Any]:
     placed = record.placed_at
     latency = 0.0 if placed is None else (placed - record.created_at) * 1000
+    waiting = "NO_RESOURCES" if record.attempts else "QUEUED"
     states = {"CREATED": "FINISHED", "REMOVED": "REMOVED"}
     return {
         "placement_group_id": record.group_id,
@@ -223,7 +224,12 @@ def _row(record: GroupRecord) -> dict[str, Any]:
         "state": record.state,
         "stats": {
             "end_to_end_creation_latency_ms": latency,
-            "scheduling_state": states.get(record.state, "QUEUED"),
+            # An attempt is one step of the control store, at one time of its clock.
+            "scheduling_latency_ms": 0.0,
+            "scheduling_attempt": record.attempts,
+            # The next attempt follows what frees resources, and not a timer.
+            "highest_retry_delay_ms": 0.0,
+            "scheduling_state": states.get(record.state, waiting),
         },
     }
 

@@ -23,6 +23,7 @@ from celery_actors.protocol.payload import (
     split_stored,
 )
 from celery_actors.protocol.values import unpack_frames
+from celery_actors.worker.raised import argument_value
 
 __all__ = ["NO_ARGUMENTS", "Instance"]
 
@@ -166,7 +167,7 @@ class Instance:
         args, kwargs = serialization.loads(self._frames(decoded.form, decoded.data))
         del holds  # by now the handles share them
         if flags & CallFlag.ARGUMENTS:
-            values = [self._value(oid, blob) for oid, blob in decoded.arguments]
+            values = [argument_value(self._value, oid, blob) for oid, blob in decoded.arguments]
             args = [values[a.index] if type(a) is RefArgument else a for a in args]
             kwargs = {
                 name: values[a.index] if type(a) is RefArgument else a for name, a in kwargs.items()

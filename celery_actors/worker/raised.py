@@ -12,17 +12,21 @@ Two things are no results:
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, TypeGuard, TypeVar
 
 from celery_actors.exceptions import TaskError, told_by
-from celery_actors.tracebacks import formatted
+from celery_actors.tracebacks import formatted, passes_through
 from celery_actors.worker.exits import ActorExit
 
-__all__ = ["Ending", "interrupts", "is_a", "is_result", "task_error"]
+__all__ = ["Ending", "argument_value", "interrupts", "is_a", "is_result", "task_error"]
 
-_HERE = str(Path(__file__).parent)
+_HERE = f"{Path(__file__).parent}/"
+_PACKAGE = f"{Path(__file__).parent.parent}/"
+_OF_ARGUMENT = "  At least one of the arguments of this call could not be computed:"
 _Kind = TypeVar("_Kind", bound=BaseException)
+_Value = TypeVar("_Value")
 
 
 class Ending(NamedTuple):
@@ -67,9 +71,28 @@ def is_result(error: BaseException, cancelled: bool) -> bool:
     return not is_a(error, SystemExit) and not interrupts(error, cancelled)
 
 
+def argument_value(
+    load: Callable[[bytes, bytes | None], _Value], oid: bytes, blob: bytes | None
+) -> _Value:
+    """Return the value of a ref argument.
+
+    An error that comes out of this function is told as that of an argument (:func:`task_error`).
+    """
+    return load(oid, blob)
+
+
 def task_error(name: str, error: BaseException) -> TaskError:
-    """Return the error that getters of a failed call get; our own frames are left out."""
-    if not is_a(error, TaskError):
-        return TaskError(name, formatted(error, _HERE), error)
-    told = told_by(error)  # of a ref argument, or of a nested get
-    return TaskError(*told._replace(cause=told.cause if told.cause is not None else error))
+    """Return the error that getters of a failed call get; our own frames are left out.
+
+    That of another call (of a ref argument, or of a nested ``get``) becomes this call's: it has
+    the same cause, and tells of both.
+    """
+    if is_a(error, TaskError):
+        told = told_by(error)
+        text = formatted(error, _PACKAGE, both_ends=True)
+        cause = told.cause if told.cause is not None else error
+    else:
+        text, cause = formatted(error, _HERE), error
+    if passes_through(error, argument_value):
+        text = f"{_OF_ARGUMENT}\n{text}"
+    return TaskError(name, text, cause)

@@ -137,6 +137,58 @@ def unpicklable(ray):
         ray.get(fail.remote())
 
 
+@case(".cause of an exception that can't be pickled is a RayError that tells of it")
+def cause_of_unpicklable(ray):
+    @ray.remote
+    def fail():
+        import threading
+
+        raise ValueError("has a lock", threading.Lock())
+
+    with raises(ray.exceptions.RayTaskError) as raised:
+        ray.get(fail.remote())
+    assert type(raised.value) is ray.exceptions.RayTaskError
+    assert type(raised.value.cause) is ray.exceptions.RayError
+    assert "ValueError" in str(raised.value.cause)
+    assert "has a lock" in str(raised.value.cause), "the traceback is in it"
+
+
+@case("The error of a task whose argument failed names both tasks, and says that it was an argument")
+def argument_names_both(ray):
+    @ray.remote
+    def upstream():
+        raise LookupError("no value")
+
+    @ray.remote
+    def downstream(value):
+        return value
+
+    with raises(LookupError) as raised:
+        ray.get(downstream.remote(upstream.remote()))
+    text = str(raised.value)
+    assert text.index("downstream") < text.index("upstream()")
+    assert "could not be computed" in text
+    assert "no value" in text
+
+
+@case("The error of a nested get() names both tasks, and shows the line that called get()")
+def nested_names_both(ray):
+    @ray.remote
+    def inner():
+        raise LookupError("no value")
+
+    @ray.remote
+    def outer():
+        return ray.get(inner.remote())  # here
+
+    with raises(LookupError) as raised:
+        ray.get(outer.remote())
+    text = str(raised.value)
+    assert text.index("outer") < text.index("ray.get(inner.remote())  # here")
+    assert "raise LookupError" in text
+    assert type(raised.value.cause) is LookupError
+
+
 @case("An exception class that needs arguments to be made arrives all the same")
 def needs_arguments(ray):
     @ray.remote

@@ -281,6 +281,47 @@ def table(ray):
     wait_until(lambda: util.placement_group_table(group)["state"] == "REMOVED", "REMOVED")
 
 
+@case("placement_group_table() has statistics of how a group was placed")
+def table_statistics(ray):
+    util = submodule(ray, "util")
+    group = _group(ray, [{"CPU": 1}])
+    try:
+        ray.get(group.ready(), timeout=12)
+        stats = util.placement_group_table(group)["stats"]
+        assert set(stats) == {
+            "end_to_end_creation_latency_ms",
+            "scheduling_latency_ms",
+            "scheduling_attempt",
+            "highest_retry_delay_ms",
+            "scheduling_state",
+        }
+        assert stats["scheduling_state"] == "FINISHED"
+        assert stats["scheduling_attempt"] == 1
+        assert stats["end_to_end_creation_latency_ms"] >= stats["scheduling_latency_ms"] >= 0
+    finally:
+        _remove(ray, group)
+
+
+@case("The table of a group that found no room says so")
+def table_of_a_waiting_group(ray):
+    util = submodule(ray, "util")
+    first = _group(ray, [{"disk": 4}])
+    second = None
+    try:
+        ray.get(first.ready(), timeout=12)
+        second = _group(ray, [{"disk": 4}])
+
+        def stats():
+            return util.placement_group_table(second)["stats"]
+
+        wait_until(lambda: stats()["scheduling_state"] == "NO_RESOURCES", "NO_RESOURCES")
+        assert stats()["scheduling_attempt"] >= 1
+    finally:
+        _remove(ray, first)
+        if second is not None:
+            _remove(ray, second)
+
+
 @case("A group's handle travels to tasks and actors, which schedule in it")
 def group_travels(ray):
     group = _group(ray, [{"CPU": 2}])

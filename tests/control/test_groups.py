@@ -57,6 +57,18 @@ def test_strict_pack_is_on_one_node_or_waits(cluster: Cluster) -> None:
     assert cluster.group_nodes(waits) == ["c"] * 3
 
 
+def test_attempts_to_place_a_group_are_counted(cluster: Cluster) -> None:
+    cluster.node("a", CPU=1)
+    groups = [cluster.group({"CPU": 2}, strategy="STRICT_PACK") for _ in range(2)]
+    tried, behind = [cluster.group_record(group).attempts for group in groups]
+    assert tried >= 1
+    assert behind == 0, "its turn has not come"
+    cluster.node("b", CPU=2)
+    assert cluster.group_record(groups[0]).attempts == tried + 1
+    cluster.node("c", CPU=2)
+    assert cluster.group_nodes(groups[1]) == ["c"]
+
+
 def test_spread_uses_as_many_nodes_as_there_are(cluster: Cluster) -> None:
     cluster.node("a", CPU=4)
     cluster.node("b", CPU=4)

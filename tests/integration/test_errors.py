@@ -90,11 +90,28 @@ def test_exceptions_that_do_not_travel_leave_their_traceback() -> None:
             raise Two(1, 2)
 
     actor = Awkward.remote()
-    with pytest.raises(TaskError, match="raise ValueError"):
+    with pytest.raises(TaskError, match="raise ValueError") as caught:
         ray.get(actor.unpicklable.remote())
+    assert type(caught.value.cause) is RayError
+    assert "can't be pickled" in str(caught.value.cause)
     with pytest.raises(TaskError, match="1 and 2"):
         ray.get(actor.other_signature.remote())
     assert ray.get(actor.__ray_ready__.remote())
+
+
+def test_the_error_of_a_failed_argument_names_the_call_that_waited_for_it() -> None:
+    @ray.remote
+    def pay(price: float) -> float:
+        return price
+
+    shop = Shop.remote()
+    with pytest.raises(ZeroDivisionError) as caught:
+        ray.get(pay.remote(shop.divide.remote(0)))
+    text = str(caught.value)
+    assert ".pay raised:\n  At least one of the arguments" in text
+    assert "Shop.divide raised:" in text
+    assert "return 1 / by" in text
+    assert "celery_actors/store" not in text, "our own frames are no help to the user"
 
 
 def test_sys_exit_in_a_method_ends_the_actor() -> None:
@@ -115,3 +132,5 @@ def test_a_constructor_whose_ref_failed_makes_a_dead_actor() -> None:
     with pytest.raises(ActorDiedError) as caught:
         ray.get(shop.buy.remote("nuts", 1))
     assert isinstance(caught.value.__cause__, OutOfStock)
+    assert "Shop.__init__ raised:" in str(caught.value.__cause__)
+    assert "At least one of the arguments" in str(caught.value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Callable
@@ -9,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from celery_actors.exceptions import ActorDiedError, TaskError, told_by
+from celery_actors.exceptions import ActorDiedError, RayError, TaskError, told_by
 from celery_actors.ids import object_id
 from celery_actors.protocol.signing import Signer
 from celery_actors.store.codec import Codec
 from celery_actors.tracebacks import formatted, shown, text_of
 from celery_actors.worker.activity import Activity, failure_of
 from celery_actors.worker.plain_messages import PlainCall
-from celery_actors.worker.raised import Ending, is_result, task_error
+from celery_actors.worker.raised import Ending, argument_value, is_result, task_error
 
 OID = object_id(b"12345678", 1)
 
@@ -122,7 +123,9 @@ def test_what_can_not_be_unpickled_at_the_getter_leaves_its_text(
     with pytest.raises(TaskError, match="Elsewhere") as caught:
         CODEC.load(OID, blob)
     assert type(caught.value) is TaskError
-    assert caught.value.cause is None
+    assert type(caught.value.cause) is RayError
+    assert "can't be unpickled here: not here" in str(caught.value.cause)
+    assert "raise make()" in str(caught.value.cause)
 
 
 def _recursive() -> BaseException:
@@ -141,11 +144,25 @@ def _recursive() -> BaseException:
     ],
     ids=["hostile", "no exception", "recursive", "lock"],
 )
-def test_what_can_not_be_pickled_leaves_its_text(make: Callable[[], BaseException]) -> None:
+def test_what_can_not_be_pickled_leaves_its_text_and_why(
+    make: Callable[[], BaseException], caplog: pytest.LogCaptureFixture
+) -> None:
     error = raised(make)
-    found = got(error)
-    assert type(error).__name__ in str(found)
+    with caplog.at_level(logging.WARNING):
+        found = got(error)
+    name = type(error).__name__
+    assert type(found) is TaskError
+    assert name in str(found)
     assert "raise make()" in str(found)
+    assert type(found.cause) is RayError
+    assert f"the exception {name} that Shop.buy raised can't be pickled: " in str(found.cause)
+    assert "raise make()" in str(found.cause)
+    (record,) = caplog.records
+    assert "can't be pickled" in record.getMessage()
+
+
+def test_why_an_exception_can_not_be_pickled_names_the_part() -> None:
+    assert "'_thread.lock'" in str(got(raised(lambda: ValueError(threading.Lock()))).cause)
 
 
 def test_long_and_circular_chains_of_causes_are_cut() -> None:
@@ -188,8 +205,37 @@ def test_sys_exit_is_a_crash_unless_its_status_is_0() -> None:
     assert is_result(KeyboardInterrupt(), cancelled=False)
 
 
-def test_the_error_of_a_nested_get_keeps_its_traceback() -> None:
-    inner = got(raised(lambda: Stop("x")))
-    outer = task_error("Outer.call", inner)
-    assert told_by(outer).function_name == "Shop.buy"
-    assert isinstance(got(inner), Stop)
+def _fail(error: BaseException) -> None:
+    raise error
+
+
+def test_the_error_of_a_nested_get_tells_of_both_calls() -> None:
+    blob = CODEC.encode_error(OID, task_error("Inner.call", raised(lambda: Stop("x"))))
+    with pytest.raises(TaskError) as caught:
+        CODEC.load(OID, blob)  # as `get` in Shop.buy does
+    found = got(caught.value)
+    assert isinstance(found, Stop)
+    assert type(told_by(found).cause) is Stop
+    text = str(found)
+    assert text.startswith("Shop.buy raised:\nTraceback")
+    assert "CODEC.load(OID, blob)  # as" in text
+    assert "codec.py" not in text, "our own frames are no help to the user"
+    assert text.index("Inner.call raised:") < text.index("raise make()")
+
+
+@pytest.mark.parametrize("make", [lambda: Stop("x"), lambda: ActorDiedError("gone", "ab")])
+def test_the_error_of_a_ref_argument_names_the_call_that_waited(
+    make: Callable[[], BaseException],
+) -> None:
+    failed = got(raised(make))
+    with pytest.raises(TaskError) as caught:
+        argument_value(lambda _oid, _blob: _fail(failed), OID, None)
+    found = got(caught.value)
+    assert isinstance(found, type(make()))
+    text = str(found)
+    assert text.startswith("Shop.buy raised:\n  At least one of the arguments of this call could")
+    assert type(make()).__name__ in text
+
+
+def test_an_error_that_was_got_elsewhere_is_not_told_as_one_of_an_argument() -> None:
+    assert "arguments" not in str(task_error("Shop.buy", raised(lambda: Stop("x"))))

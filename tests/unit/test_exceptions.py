@@ -7,6 +7,7 @@ import contextlib
 import copy
 import dataclasses
 import gc
+import logging
 import pickle
 import sys
 from concurrent.futures import Future
@@ -123,13 +124,24 @@ def test_a_class_that_forbids_subclasses_is_caught_all_the_same() -> None:
     assert isinstance(error.cause, Final)
 
 
-def test_a_class_whose_layout_conflicts_gives_the_plain_error() -> None:
+def test_a_class_whose_layout_conflicts_gives_the_plain_error(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     class Number(ValueError, metaclass=_Refusing):
         pass
 
-    error = error_of(Number("x"))
+    with caplog.at_level(logging.WARNING):
+        error = error_of(Number("x"))
     assert type(error) is TaskError
     assert isinstance(error.cause, Number)
+    (record,) = caplog.records
+    assert "Shop.buy raised a Number, and no class can be derived from that" in record.getMessage()
+
+
+def test_an_error_of_our_base_class_is_the_plain_error() -> None:
+    error = error_of(RayError("x"))
+    assert type(error) is TaskError
+    assert type(error.cause) is RayError
 
 
 class _Refusing(type):

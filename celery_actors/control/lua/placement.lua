@@ -152,6 +152,7 @@ end
 -- Places the first of a line, if there is room.
 local function place_head(head)
   if head.shape.bundles or head.shape.again then
+    call('HINCRBY', key.group(head.id), 'attempts', 1)
     local laid_out = fit_bundles(head.shape, live_nodes())
     if laid_out then
       leave_line({ id = head.id, shape = head.text })
