@@ -153,7 +153,7 @@ def cause_of_unpicklable(ray):
     assert "has a lock" in str(raised.value.cause), "the traceback is in it"
 
 
-@case("The error of a task whose argument failed names both tasks, and says that it was an argument")
+@case("The error of a task whose argument failed names both, and says that it was an argument")
 def argument_names_both(ray):
     @ray.remote
     def upstream():
