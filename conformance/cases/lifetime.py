@@ -449,19 +449,67 @@ def resources_come_back(ray):
         del big
 
 
-@case("Ending an actor does not end the actors that it created, while others hold them")
+@case(
+    "Ending an actor does not end the detached actors that it created",
+    better="It ends none that others hold, detached or not. In Ray the end of an actor's process, "
+    "however it comes, ends the actors that it created.",
+)
 def children_outlive(ray):
+    _child_outlives(ray, ray.kill, lifetime="detached", name="a-detached-child")
+
+
+@children_outlive.ours
+def held_children_outlive(ray):
+    for end in (ray.kill, _crash, _leave, _let_go):
+        _child_outlives(ray, end)
+
+
+def _crash(parent):
+    os.kill(parent.pid.remote().future().result(10), signal.SIGKILL)
+
+
+def _leave(parent):
+    parent.leave.remote()
+
+
+def _let_go(_parent):
+    """Its last handle goes, in the caller."""
+
+
+def _child_outlives(ray, end, **options):
     Actor = _actor(ray)
 
     @ray.remote
     class Parent:
         def make(self):
-            return Actor.options(lifetime="detached", name="a-detached-child").remote()
+            return Actor.options(**options).remote()
+
+        def pid(self):
+            return os.getpid()
+
+        def leave(self):
+            ray.actor.exit_actor()
 
     parent = Parent.remote()
     child = ray.get(parent.make.remote())
-    pid = ray.get(child.pid.remote())
-    ray.kill(parent)
-    time.sleep(0.7)
+    pid, parents_pid = ray.get([child.pid.remote(), parent.pid.remote()])
+    end(parent)
+    del parent
+    _ended(parents_pid)
+    time.sleep(0.5)
     assert ray.get(child.pid.remote()) == pid
     ray.kill(child)
+
+
+@case("An actor that a task created lives on after the task, while others hold it")
+def child_of_a_task(ray):
+    Actor = _actor(ray)
+
+    @ray.remote
+    def make():
+        return Actor.remote()
+
+    child = ray.get(make.remote())
+    pid = ray.get(child.pid.remote())
+    time.sleep(2.5)  # longer than a worker without work is kept
+    assert ray.get(child.pid.remote()) == pid

@@ -21,7 +21,7 @@ BELOW = {
     "declarations": set[str](),
     "error_copies": set[str](),
     "tracebacks": {"error_copies"},
-    "exceptions": {"control", "error_copies"},
+    "exceptions": {"control", "error_copies", "tracebacks"},
     "ids": set[str](),
     "flat": set[str](),
     "modules": set[str](),
