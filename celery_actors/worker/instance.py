@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable, Sequence
 from inspect import getattr_static
 from typing import Any
@@ -23,9 +24,12 @@ from celery_actors.protocol.payload import (
     split_stored,
 )
 from celery_actors.protocol.values import unpack_frames
+from celery_actors.tracebacks import shown
 from celery_actors.worker.raised import argument_value
 
 __all__ = ["NO_ARGUMENTS", "Instance"]
+
+logger = logging.getLogger(__name__)
 
 #: The payload of a call without arguments.
 NO_ARGUMENTS = encode_body(serialization.dumps(((), {}), lambda: "no arguments").frames, ())
@@ -148,6 +152,15 @@ class Instance:
         if self.is_executor:
             return self._names.get(method) or _unnamed(method)
         return f"{self._creation.class_name}.{method}"
+
+    def full_name(self, method: str) -> str:
+        """As :meth:`describe`; loads a function that has not been loaded, to know its name."""
+        if self.is_executor and method not in self._names:
+            try:
+                self.definition(method)
+            except BaseException as error:  # noqa: BLE001 - unpickling runs user code
+                logger.info("%s can't be named: %s", _unnamed(method), shown(error))
+        return self.describe(method)
 
     def arguments(
         self, payload: bytes, flags: int, source: str

@@ -340,7 +340,8 @@ class Runner:
             return self.exited(error, self._instance.describe(run.call.method))
         if interrupts(error, run.cancelled):
             return self.cancelled(run)
-        return task_error(self._instance.describe(run.call.method), error)
+        # Of a call whose arguments failed the function has not been loaded.
+        return task_error(self._instance.full_name(run.call.method), error)
 
     def exited(self, error: SystemExit, where: str) -> ActorsError:
         """User code ends the process: returns what getters of that call get."""
