@@ -117,7 +117,7 @@ def ids(ray):
     assert not ray.UniqueID.from_random().is_nil()
     assert ray.ObjectID is ray.ObjectRef
     ref = ray.put(3)
-    assert ray.ObjectRef.from_binary(ref.binary()) == ray.ObjectRef.from_hex(ref.hex()) == ref
+    assert ray.ObjectRef.from_binary(ref.binary()) == ref
     assert not ref.is_nil()
 
 
