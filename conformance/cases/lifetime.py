@@ -69,7 +69,10 @@ def _starter(ray):
         def interrupt(self):
             with subprocess.Popen(["sleep", "300"]) as child:
                 child.send_signal(signal.SIGINT)
-                return child.wait(10)
+                try:
+                    return child.wait(5)
+                finally:
+                    child.kill()
 
         def leave(self):
             ray.actor.exit_actor()
@@ -108,7 +111,10 @@ def child_of_killed(ray):
             os.kill(child, signal.SIGKILL)
 
 
-@case("SIGINT ends a subprocess of an actor")
+@case(
+    "SIGINT ends a subprocess of an actor",
+    deviates="Ray's processes have SIGINT blocked, and what they start inherits that (ray#31805).",
+)
 def interrupted_child(ray):
     assert ray.get(_starter(ray).remote().interrupt.remote()) == -signal.SIGINT
 
