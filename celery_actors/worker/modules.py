@@ -1,9 +1,9 @@
 """How a process that does not see its driver's files imports the driver's modules.
 
-A finder comes before those of Python.  It asks the job's driver once for each module that is
-imported, unpacks the package with it in the node's cache, and has Python's finder look there.
-So each process of a job has the driver's version of the driver's modules, whatever lies on
-the node.  What the driver does not have is looked for on the node as usual.
+A finder comes before those of Python.  It asks the job's driver for each module that is imported,
+until that has answered, unpacks the package with it in the node's cache, and has Python's finder
+look there.  So each process of a job has the driver's version of the driver's modules, whatever
+lies on the node.  What the driver does not have is looked for on the node as usual.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from celery_actors.worker.environment_cache import EnvironmentCache
 __all__ = ["use_drivers_modules"]
 
 _ANSWER_SECONDS = 30.0
+_AGAIN_SECONDS = 30.0  # until a driver that did not answer is asked for that module again
 
 
 def use_drivers_modules(
@@ -53,6 +54,7 @@ class _DriversModules(MetaPathFinder):
         self._cache = cache
         self._packages = Packages(process.control, process.signer, process.job_id)
         self._said: dict[str, str] = {}
+        self._ask_at: dict[str, float] = {}  # not before, of names for which no answer came
         self._asking = threading.local()  # what is imported in order to ask is not asked for
 
     def find_spec(
@@ -78,25 +80,34 @@ class _DriversModules(MetaPathFinder):
         return sent
 
     def _digest(self, name: str) -> str:
-        """Return the digest of the package that has a module; empty: the driver has none."""
+        """Return the digest of the package that has a module; empty: no such package is known."""
         said = self._said.get(name)
         if said is None:
             self._asking.now = True
             try:
-                said = self._said[name] = self._ask(name)
+                said = self._ask(name)
             finally:
                 self._asking.now = False
+            if said is None:
+                return ""
+            self._said[name] = said
         if said.startswith("!"):
             raise ImportError(said[1:], name=name)
         return said
 
-    def _ask(self, name: str) -> str:
+    def _ask(self, name: str) -> str | None:
+        """Return what the driver says of a module; ``None``: it is gone, or does not answer.
+
+        Its answer may come later, and is then read at the next import of that name.
+        """
         process = self._process
         blob = process.control.module(process.job_id, name)
-        if blob is None and process.control.caller_alive(self._driver):
-            blob = self._answer(name)
-        if blob is None:  # the driver is gone, or does not answer
-            return ""
+        if blob is None and monotonic() >= self._ask_at.get(name, 0.0):
+            if process.control.caller_alive(self._driver):
+                blob = self._answer(name)
+            self._ask_at[name] = monotonic() + _AGAIN_SECONDS
+        if blob is None:
+            return None
         return decode_entry(process.signer, process.job_id, name, blob)
 
     def _answer(self, name: str) -> bytes | None:

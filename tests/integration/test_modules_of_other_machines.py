@@ -16,7 +16,7 @@ from celery_actors.session import SessionInfo
 FAR = {"far": 1}
 
 PROGRAM = """
-import json, sys
+import json, os, signal, sys, time
 sys.path.insert(0, sys.argv[1])
 import celery_actors as ray
 import far_one, far_pack.inner, far_space.part
@@ -45,10 +45,31 @@ class Far:
         ]
     def missing(self):
         import no_such_module
+    def while_stopped(self, driver):
+        import celery_actors.worker.modules as modules
+        modules._ANSWER_SECONDS = 1.0  # less than the driver's lease
+        os.kill(driver, signal.SIGSTOP)
+        try:
+            import far_stopped
+            return "the driver was not stopped"
+        except ImportError:
+            pass
+        finally:
+            os.kill(driver, signal.SIGCONT)
+        deadline = time.monotonic() + 20
+        while True:
+            try:
+                import far_stopped
+                return far_stopped.VALUE
+            except ImportError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.05)  # bounded polling: the driver answers in its own time
 
 ray.init()
 far = Far.remote()
 files = ray.get(far.files.remote())
+sys.path.insert(0, sys.argv[1] + "/late")  # unknown to the actor, which would look there itself
 thing, kind = ray.get(far.give.remote())
 def raised(ref, expected):
     try:
@@ -62,6 +83,7 @@ print(json.dumps({
     "data": ray.get(far.data.remote()),
     "raised": [raised(far.fail.remote(), far_one.Empty), raised(far.missing.remote(), ImportError)],
     "handed on": ray.get(far.here.remote(far_one.Thing())),
+    "late": ray.get(far.while_stopped.remote(os.getpid())),
 }))
 """
 
@@ -92,6 +114,7 @@ def project(root: Path) -> Path:
         ),
         "far_helper.py": "VALUE = 'helped'\n",
         "far_late.py": "",
+        "late/far_stopped.py": "VALUE = 'said late'\n",
         "far_pack/__init__.py": "",
         "far_pack/.gitignore": "*.dat\n",
         "far_pack/built.dat": "data of it",
@@ -121,6 +144,7 @@ def test_the_drivers_modules_are_sent(run_script: RunScript, tmp_path: Path) -> 
         "data": ["data of it", "helped"],
         "raised": [True, True],
         "handed on": [True, True],
+        "late": "said late",
     }
 
 
