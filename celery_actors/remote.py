@@ -204,11 +204,11 @@ class ActorClass(OlderRemote, Generic[T]):
             args, kwargs, lambda: f"the arguments of {name}'s constructor"
         )
         restarts = options.max_restarts != 0
-        payload, flags, kept = process.sender.payload(dumped, inline=detached or restarts)
+        actor = new_actor_id()
+        payload, flags, kept = process.sender.payload(dumped, actor, inline=detached or restarts)
         if arguments:
             flags |= CallFlag.ARGUMENTS
             process.recovery.resolve_foreign([e for e in arguments if e.foreign and e.pending])
-        actor = new_actor_id()
         private = options.name is None
         sequence = begin_actor(process, actor, kept, dumped.actors, name, restarts, private)
         concurrency = concurrency_of(
@@ -226,6 +226,7 @@ class ActorClass(OlderRemote, Generic[T]):
 
         def encode() -> bytes:
             values = encode_arguments([(e.oid, e.blob) for e in arguments]) if arguments else b""
+            process.sender.mark_carried(arguments)
             creation = Creation(
                 digest,
                 name,

@@ -89,7 +89,7 @@ class Executors:
         :raises InsufficientResources: no node is large enough for the shape.
         """
         process = self._process
-        payload, flags, kept = process.sender.payload(dumped)
+        payload, flags, kept = process.sender.payload(dumped, b"")
         if options:
             flags |= CallFlag.OPTIONS
         if arguments:

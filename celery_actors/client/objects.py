@@ -59,6 +59,7 @@ class Entry:
 
     __slots__ = (
         "blob",
+        "carried",
         "copy",
         "dropped_refs",
         "error",
@@ -84,6 +85,7 @@ class Entry:
         self.refs = 1  # the ObjectRef that is made from it
         self.escaped = False  # a ref was pickled: others may hold it
         self.foreign = foreign  # another process made the call
+        self.carried = False  # its shared memory says that a call carries it
         self.hold: str | None = None  # the token under which this process keeps it stored
         self.pinned = False  # a ref was pickled by other means: who has it is not known
         self.copy: Copy | None = None  # announced: of its stored form, where it may still lie

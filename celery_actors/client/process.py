@@ -249,18 +249,26 @@ class Process:
         self.sequence += 1
         return self.sequence
 
-    def put(self, dumped: Dumped, stored: bool = True) -> Entry:
-        """Store a pickled value under a new id.
+    def put(self, dumped: Dumped) -> Entry:
+        """Store a pickled value under a new id."""
+        return self._put_value(dumped, True, b"")
 
-        :param stored: False keeps it out of Redis: only this process passes it on.
+    def put_arguments(self, dumped: Dumped, receiver: bytes) -> Entry:
+        """Write a call's large arguments, under a new id; the call alone says where they lie.
+
+        :param receiver: the actor that the call goes to; empty: an executor, which ends with
+            this process.
         """
+        return self._put_value(dumped, False, receiver)
+
+    def _put_value(self, dumped: Dumped, stored: bool, receiver: bytes) -> Entry:
         with self.lock:
             entry = self.objects.add(object_id(self.caller, self.next_sequence()))
 
         def encode() -> bytes:
             if self.codec.shared(dumped):
                 self.housekeeping.free_shared_memory()
-            return self.codec.encode(entry.oid, dumped)
+            return self.codec.encode(entry.oid, dumped, receiver=receiver)
 
         return self._put(entry, encode, stored, dumped)
 

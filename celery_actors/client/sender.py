@@ -9,7 +9,8 @@ fixed time.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterable, Sequence
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,11 @@ from celery_actors.client.broker import LOST
 from celery_actors.client.express import Express
 from celery_actors.client.objects import Entry, ObjectState, Waiter
 from celery_actors.client.outbox import Outbox, PendingCall
-from celery_actors.exceptions import PendingCallsLimitExceeded, SessionEndedError
+from celery_actors.exceptions import (
+    PendingCallsLimitExceeded,
+    SessionEndedError,
+    TamperedError,
+)
 from celery_actors.ids import call_owner, object_id
 from celery_actors.protocol.calls import CallFlag, encode_calls, encode_method
 from celery_actors.protocol.payload import encode_body, encode_stored
@@ -47,9 +52,12 @@ class Sender:
         self._p = process
         self.express = Express(process)
 
-    def payload(self, dumped: Dumped, inline: bool = False) -> tuple[bytes, int, Sequence[Any]]:
+    def payload(
+        self, dumped: Dumped, receiver: bytes, inline: bool = False
+    ) -> tuple[bytes, int, Sequence[Any]]:
         """Return the payload for pickled arguments, its flags, and what it keeps alive.
 
+        :param receiver: the actor that they go to; empty: an executor of this process.
         :param inline: not by way of shared memory, however large: it has to outlive nodes.
         """
         frames = dumped.frames
@@ -64,7 +72,7 @@ class Sender:
             return encode_body(dumped.frames, actors), flags, kept
         # Large arguments lie in shared memory until the call is resolved.
         plain = Dumped(frames=dumped.frames)
-        entry = self._p.put(plain, stored=False)
+        entry = self._p.put_arguments(plain, receiver)
         assert entry.blob is not None
         return encode_stored(entry.oid, entry.blob, actors), flags, (*kept, _Pinned(entry))
 
@@ -89,7 +97,7 @@ class Sender:
             runs several calls at a time.
         :raises PendingCallsLimitExceeded: too many calls wait unresolved.
         """
-        payload, flags, kept = self.payload(dumped)
+        payload, flags, kept = self.payload(dumped, actor)
         if options:
             flags |= CallFlag.OPTIONS
         if arguments:
@@ -277,6 +285,19 @@ class Sender:
                 assert entry.error is not None
                 entry.blob = self._p.codec.encode_error(entry.oid, entry.error)
 
+    def mark_carried(self, arguments: Iterable[Entry]) -> None:
+        """Keep the shared memory of ref arguments, should this process end before the call runs."""
+        codec = self._p.codec
+        for entry in arguments:
+            blob = entry.blob
+            if blob is None or entry.carried or not entry.in_shared_memory:
+                continue
+            entry.carried = True
+            with contextlib.suppress(TamperedError):  # the call will raise it
+                segment = codec.segment(codec.verify(entry.oid, blob))
+                if segment is not None:
+                    self._p.segments.store.mark_carried(segment)
+
     def unblock(self, box: Outbox) -> None:
         """Send what no longer waits for its arguments."""
         for call in list(box.blocked):
@@ -327,9 +348,13 @@ class Sender:
                     and not self._shared_under_way()
                 )
                 encoded = [call.encode(apart) for call in batch]
+                arguments = [entry for call in batch for entry in call.arguments]
+                is_executor = box.kept is not None  # it ends with this process
                 for call in batch:
                     call.sent = True
                 caller = self._p.caller  # others take a new one with new outboxes, under the lock
+            if arguments and not is_executor:
+                self.mark_carried(arguments)
             signer = self._p.signer
             if by_express and self.express.send(box, caller, floor, encoded[0]):
                 continue

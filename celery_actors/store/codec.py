@@ -65,11 +65,15 @@ class Codec:
         """Whether a pickled value is so large that it goes to shared memory."""
         return self.shares and dumped.nbytes > self._limit
 
-    def encode(self, oid: bytes, dumped: Dumped, flags: int = 0) -> bytes:
-        """Return the stored form of a pickled value; large ones are written to the node."""
+    def encode(self, oid: bytes, dumped: Dumped, flags: int = 0, receiver: bytes = b"") -> bytes:
+        """Return the stored form of a pickled value; large ones are written to the node.
+
+        :param receiver: of a call's arguments, the actor that the call goes to: what lies in
+            shared memory says so (see ``store/sweep.py``).
+        """
         frames = dumped.frames
         if self.shared(dumped):
-            segment = self._write(oid, [memoryview(frame) for frame in frames])
+            segment = self._write(oid + receiver, [memoryview(frame) for frame in frames])
             # Only the pickle stream and the layout are signed: nothing else of the
             # segment can run code.
             layout = segment.to_bytes()

@@ -1,28 +1,24 @@
-"""Who owns the files in a shared-memory directory, and what happens to those of the dead.
+"""Who owns the files in a shared-memory directory.
 
 Names carry boot, node and owner. An owner holds the exclusive ``flock`` of a marker file ('life')
-beside its files as long as it lives; the kernel drops it with the process. A sweep removes only
-what belongs to an owner whose marker is unlocked: two clusters that share a machine know nothing of
-each other's leases, but cannot sweep each other's files. While the lease of such an owner runs, its
-values stay, for the sake of the refs that others have; what holds no value goes at once.
+beside its files as long as it lives; the kernel drops it with the process. What becomes of the
+files of an owner that is gone: see `celery_actors.store.sweep`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
 import re
 import time
 from hashlib import blake2b
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from celery_actors.store.machine import boot_id
-from celery_actors.store.segment import NAME, holds_value, is_ring
+from celery_actors.store.segment import NAME
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from pathlib import Path
 
 _CLAIM_PATIENCE = 2.0  # seconds; whoever else locks a marker holds it for as long as a sweep takes
 
@@ -73,13 +69,13 @@ def claim(directory: Path, prefix: str) -> int:
 
 def lives(directory: Path, name: str) -> bool:
     """Whether the process that owns the file of that name still runs (as far as we may know)."""
-    fd = _lock_marker(directory / f"{name.rpartition('-')[0]}-life")
+    fd = lock_marker(directory / f"{name.rpartition('-')[0]}-life")
     if fd is not None and fd >= 0:
         os.close(fd)
     return fd is None
 
 
-def _lock_marker(path: Path) -> int | None:
+def lock_marker(path: Path) -> int | None:
     """Lock a dead owner's marker: a descriptor, -1 without marker, None where the owner lives."""
     try:
         fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -93,50 +89,3 @@ def _lock_marker(path: Path) -> int | None:
         os.close(fd)
         return None
     return fd
-
-
-def sweep(directory: Path, alive_owners: Callable[[str], bool]) -> int:
-    """Remove the files of dead owners from a store's directory (or spill directory).
-
-    Args:
-        directory: where to look; other files in it are left alone.
-        alive_owners: whether an owner's lease still runs. Asked once for each owner of whom there
-            are files; one that is gone from the leases but whose process still runs is kept too.
-            Rings, which are nobody's only copy, values that were released, and files that were
-            kept to be written again go as soon as the process is gone.
-
-    Returns:
-        How many segments were removed.
-    """
-    by_owner: dict[str, list[str]] = {}
-    with contextlib.suppress(FileNotFoundError):
-        for name in [path.name for path in directory.iterdir()]:
-            if NAME.fullmatch(name):
-                by_owner.setdefault(name.rpartition("-")[0], []).append(name)
-    removed = 0
-    for prefix, names in by_owner.items():
-        match = NAME.fullmatch(names[0])
-        if match is None:
-            continue
-        alive = alive_owners(match[3])
-        marker = directory / f"{prefix}-life"
-        fd = _lock_marker(marker)
-        if fd is None:
-            continue
-        try:
-            kept = 0
-            for path in [directory / name for name in names if name != marker.name]:
-                # Without a marker it may run and have written nothing itself: the flight
-                # recorders of a node's actors have its name.
-                with contextlib.suppress(FileNotFoundError, PermissionError):
-                    if alive and not is_ring(path.name) and (fd < 0 or holds_value(path)):
-                        kept += 1
-                    else:
-                        path.unlink()
-                        removed += 1
-            if fd >= 0 and not kept:
-                marker.unlink(missing_ok=True)
-        finally:
-            if fd >= 0:
-                os.close(fd)
-    return removed

@@ -82,6 +82,14 @@ class Results:
             pipe.hget(self.block(caller, sequence), cast(str, FIELD.pack(sequence, index)))
         return cast("list[bytes | None]", pipe.execute())
 
+    def are_stored(self, oids: Sequence[bytes]) -> list[bool]:
+        """Return of each object whether its value is there."""
+        pipe = self._redis.pipeline(transaction=False)
+        for oid in oids:
+            caller, sequence, index = split_object_id(oid)
+            pipe.hexists(self.block(caller, sequence), cast(str, FIELD.pack(sequence, index)))
+        return list(map(bool, pipe.execute()))
+
     def fetch_or_wait(self, oid: bytes, caller: str) -> bytes | None:
         """Return the value, or register ``caller`` to be told when it is there.
 

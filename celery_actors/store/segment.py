@@ -14,7 +14,7 @@ import os
 import re
 import struct
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 ALIGNMENT: Final = 64
 OBJECT_ID_BYTES: Final = 40
 RELEASED_OFFSET: Final = 5  # where the header's 'released' byte is
-# magic, version, released, length of the object id, serial of the write, end of the frames, id
-HEADER: Final = struct.Struct(f"<4sBBHQQ{OBJECT_ID_BYTES}s")
+CARRIED_OFFSET: Final = 7  # where its 'carried' byte is
+# magic, version, released, length of the object id, carried, serial of the write, end of the
+# frames, id
+HEADER: Final = struct.Struct(f"<4sBBBBQQ{OBJECT_ID_BYTES}s")
 # boot, node, owner, serial of the write; a name without serial is the owner's life marker, one with
 # an `r` before it a ring's
 NAME: Final = re.compile(
@@ -124,11 +126,23 @@ def layout(lengths: Iterable[int]) -> tuple[list[int], int]:
 
 def header(serial: int, end: int, object_id: bytes) -> bytes:
     """The header that makes a file readable as the write `serial` of `object_id`."""
-    return HEADER.pack(_MAGIC, _VERSION, 0, len(object_id), serial, end, object_id)
+    return HEADER.pack(_MAGIC, _VERSION, 0, len(object_id), 0, serial, end, object_id)
 
 
-def holds_value(path: Path) -> bool:
-    """Whether a file has a value that nobody has released: then a ref to it may be left.
+class HeldValue(NamedTuple):
+    """What a file's header says of the value in it.
+
+    Attributes:
+        object_id: as it was given to the write.
+        carried: a call carries where the value lies.
+    """
+
+    object_id: bytes
+    carried: bool
+
+
+def held_value(path: Path) -> HeldValue | None:
+    """Return what a file holds; ``None``: no value, or one that was released.
 
     Asked of files that nobody writes to any more.
     """
@@ -136,11 +150,13 @@ def holds_value(path: Path) -> bool:
         with path.open("rb") as file:
             found = file.read(HEADER.size)
     except FileNotFoundError:
-        return False
+        return None
     if len(found) < HEADER.size:
-        return False
-    magic, _, released, *_ = HEADER.unpack(found)
-    return bool(magic == _MAGIC and not released)
+        return None
+    magic, _, released, length, carried, _, _, object_id = HEADER.unpack(found)
+    if magic != _MAGIC or released:
+        return None
+    return HeldValue(object_id[:length], bool(carried))
 
 
 def open_segment(path: Path, lengths: Sequence[int], flags: int = os.O_RDONLY) -> int:
@@ -171,7 +187,7 @@ def open_segment(path: Path, lengths: Sequence[int], flags: int = os.O_RDONLY) -
         end = layout(lengths)[1]
         if len(found) < HEADER.size or status.st_size < end:
             raise lost
-        magic, version, released, _, written, written_end, _ = HEADER.unpack(found)
+        magic, version, released, _, _, written, written_end, _ = HEADER.unpack(found)
         wanted = (_MAGIC, _VERSION, 0, serial, end)
         if (magic, version, released, written, written_end) != wanted:
             raise lost

@@ -77,9 +77,12 @@ class Segments:
         self.store = make_store(self._settings, self._node, owner)
         self.rings = Rings(self.store)
 
-    def write(self, oid: bytes, frames: Sequence[memoryview]) -> Segment:
-        """Write an object's frames, under the present owner."""
-        return self.store.write(oid, frames)
+    def write(self, object_id: bytes, frames: Sequence[memoryview]) -> Segment:
+        """Write an object's frames, under the present owner.
+
+        :param object_id: for the file's header; of a call's arguments, with the receiver behind it.
+        """
+        return self.store.write(object_id, frames)
 
     def read(self, segment: Segment) -> list[memoryview]:
         """Map a segment's frames; fetch it from its node first where it isn't here.

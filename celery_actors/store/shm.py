@@ -37,8 +37,9 @@ from pickle import PickleBuffer
 from typing import TYPE_CHECKING, Final
 
 from celery_actors.store.owned_file import KEEP_OPEN_FROM, OwnedFile
-from celery_actors.store.owners import claim, file_prefix, lives, sweep
+from celery_actors.store.owners import claim, file_prefix, lives
 from celery_actors.store.segment import (
+    CARRIED_OFFSET,
     OBJECT_ID_BYTES,
     RELEASED_OFFSET,
     Segment,
@@ -56,7 +57,7 @@ if TYPE_CHECKING:
     import mmap
     from collections.abc import Iterable, Iterator, Sequence
 
-__all__ = ["Segment", "SegmentLost", "SharedMemoryStore", "StoreFull", "sweep"]
+__all__ = ["Segment", "SegmentLost", "SharedMemoryStore", "StoreFull"]
 
 MIB: Final = 1 << 20
 # Descriptors are scarce (1,024 by default).
@@ -290,6 +291,21 @@ class SharedMemoryStore:
         except (SegmentLost, PermissionError):
             return False
         return True
+
+    def mark_carried(self, segment: Segment) -> None:
+        """Say in the file that a call carries where this value lies.
+
+        The call may be read after all who know of the value are gone: see `store.sweep`.
+        """
+        try:
+            # The shared lock keeps the owner from writing the file anew under our mark.
+            fd = open_segment(self._path(segment), segment.lengths, os.O_RDWR)
+        except (SegmentLost, PermissionError):
+            return  # it is another machine's
+        try:
+            os.pwrite(fd, b"\1", CARRIED_OFFSET)
+        finally:
+            os.close(fd)
 
     def _path(self, segment: Segment) -> Path:
         return (self.spill if segment.on_disk else self.directory) / segment.name

@@ -16,7 +16,7 @@ from celery_actors.ids import mailbox_name, node_queue_name
 from celery_actors.store.express import sweep_express
 from celery_actors.store.results import Results
 from celery_actors.store.segments import spill_directory
-from celery_actors.store.shm import sweep
+from celery_actors.store.sweep import Sweep
 from celery_actors.worker.postman import Postman
 
 __all__ = ["Janitor"]
@@ -41,6 +41,7 @@ class Janitor:
         self._node_id = node_id
         self._kill_here = kill_here
         self._results = Results(postman.redis, settings.prefix, settings.result_ttl)
+        self._sweep = Sweep(self._results.are_stored, self._receives, settings.result_ttl)
 
     def work(self) -> None:
         """Look for leases that have ended, and for what they left."""
@@ -114,21 +115,21 @@ class Janitor:
                 self._results.delete_cursors(dead)
                 self._control.forget_job(job.job_id)
 
-    def _sweep_shared_memory(self) -> None:
-        """Remove files of dead processes whose job is over.
+    def _receives(self, actor: bytes) -> bool:
+        record = self._control.actor(actor.hex())
+        return record is not None and record.state != "DEAD"
 
-        A value outlives the process that made it, as long as somebody of the job may still
-        hold a ref to it.
-        """
+    def _sweep_shared_memory(self) -> None:
+        """Remove the files of processes that are gone, as far as nobody may want them."""
         running = {job.job_id for job in self._control.jobs() if job.ended_at is None}
         nodes = {node.node_id for node in self._control.nodes()}
 
-        def alive(owner: str) -> bool:
+        def in_use(owner: str) -> bool:
             job, _, rest = owner.partition(".")
             return job in running or (job == "node" and rest in nodes)
 
         for directory in (Path(self._settings.shared_memory_dir), spill_directory(self._settings)):
-            removed = sweep(directory, alive)
+            removed = self._sweep.run(directory, in_use)
             if removed:
-                logger.info("removed %d shared-memory files of ended jobs", removed)
+                logger.info("removed %d shared-memory files of processes that are gone", removed)
         sweep_express(Path(self._settings.shared_memory_dir))

@@ -15,7 +15,8 @@ from celery_actors.protocol.places import Place
 from celery_actors.store import ring as ring_module
 from celery_actors.store.ring import Ring, RingReader, memory_id
 from celery_actors.store.rings import Rings
-from celery_actors.store.shm import SharedMemoryStore, sweep
+from celery_actors.store.shm import SharedMemoryStore
+from celery_actors.store.sweep import Sweep
 
 NAME = "ca-00000000-00000000-owner-r1"
 CAPACITY = 64 * 1024
@@ -287,6 +288,10 @@ def test_a_fork_writes_nothing_into_its_parent_s_ring(rings: Rings) -> None:
     assert rings.read(place) == b"of the parent"
 
 
+def nothing_stored() -> Sweep:
+    return Sweep(lambda oids: [False] * len(oids), lambda _actor: False, 600.0)
+
+
 def test_rings_of_the_dead_are_swept(directory: Path, tmp_path: Path) -> None:
     pid = os.fork()
     if pid == 0:
@@ -295,12 +300,12 @@ def test_rings_of_the_dead_are_swept(directory: Path, tmp_path: Path) -> None:
         os._exit(0)
     os.waitpid(pid, 0)
     assert len(list(directory.iterdir())) == 2
-    assert sweep(directory, lambda _owner: True) == 1, "though its job goes on"
+    assert nothing_stored().run(directory, lambda _owner: True) == 1, "though its job goes on"
     assert list(directory.iterdir()) == [], "the marker of its life goes with the last file"
 
 
 def test_rings_of_the_living_are_not_swept(rings: Rings, directory: Path) -> None:
     place = rings.write_results((b"value",))
     assert place is not None
-    assert sweep(directory, lambda _owner: False) == 0
+    assert nothing_stored().run(directory, lambda _owner: False) == 0
     assert RingReader(directory).read(place) == b"value"

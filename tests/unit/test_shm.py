@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,9 @@ import pytest
 from celery_actors.store import owned_file
 from celery_actors.store import shm as shm_module
 from celery_actors.store.owners import file_prefix
-from celery_actors.store.shm import Segment, SegmentLost, SharedMemoryStore, StoreFull, sweep
+from celery_actors.store.segment import held_value
+from celery_actors.store.shm import Segment, SegmentLost, SharedMemoryStore, StoreFull
+from celery_actors.store.sweep import Sweep
 
 MIB = 1 << 20
 MakeStore = Callable[..., SharedMemoryStore]
@@ -693,6 +695,17 @@ CRASH = (
 )
 
 
+def a_sweep(
+    stored: Container[bytes] = (), receivers: Container[bytes] = (), keep_seconds: float = 600.0
+) -> Sweep:
+    return Sweep(lambda oids: [oid in stored for oid in oids], receivers.__contains__, keep_seconds)
+
+
+def sweep(directory: Path, in_use: Callable[[str], bool]) -> int:
+    """Sweep once, knowing nothing of before."""
+    return a_sweep().run(directory, in_use)
+
+
 def test_sweep_takes_only_what_the_dead_left(make: MakeStore, tmp_path: Path) -> None:
     store = make("living")
     kept = store.write(b"o", [b"x"])
@@ -741,6 +754,108 @@ def test_sweep_takes_what_was_released_while_its_owner_died(
     reader.release(kept)
     assert sweep(reader.directory, lambda owner: True) == 0
     assert list(reader.directory.glob("*crashed*")) == [], "no life marker either"
+
+
+OBJECT, OTHER, ACTOR = b"object-of-18-bytes", b"another-of-18-byte", b"actor-of-16-byte"
+assert (len(OBJECT), len(OTHER), len(ACTOR)) == (18, 18, 16)
+
+
+def left_by_the_dead(
+    make: MakeStore, tmp_path: Path, *object_ids: bytes
+) -> tuple[SharedMemoryStore, list[Segment]]:
+    """A store that reads, and the values that a process has left which was killed."""
+    reader = make("reader")
+    writes = [f"say(s.write({oid!r}, [b'y' * 1000]).to_bytes().hex())\n" for oid in object_ids]
+    owner = python(
+        "s = store('crashed')\n" + "".join(writes) + "os.kill(os.getpid(), 9)\n",
+        reader.directory,
+        tmp_path / "spill",
+    )
+    left = [Segment.from_bytes(bytes.fromhex(heard(owner))) for _ in object_ids]
+    owner.communicate()
+    return reader, left
+
+
+def runs(_owner: str) -> bool:
+    return True
+
+
+def is_over(_owner: str) -> bool:
+    return False
+
+
+def test_of_the_dead_what_is_stored_stays_while_the_job_runs(
+    make: MakeStore, tmp_path: Path
+) -> None:
+    reader, (stored, unstored) = left_by_the_dead(make, tmp_path, OBJECT, OTHER)
+    found = {OBJECT}
+    one = a_sweep(found)
+    assert one.run(reader.directory, runs) == 0, "a commit may be under way: it looks twice"
+    assert one.run(reader.directory, runs) == 1
+    assert (reader.has(stored), reader.has(unstored)) == (True, False)
+    assert one.run(reader.directory, runs) == 0
+    found.clear()  # its last ref went
+    assert one.run(reader.directory, runs) == 1
+    assert one.run(reader.directory, runs) == 0
+    assert not any(reader.directory.glob("*crashed*")), "its marker goes with its last file"
+
+
+def test_of_the_dead_arguments_stay_while_their_actor_lives(
+    make: MakeStore, tmp_path: Path
+) -> None:
+    reader, (arguments,) = left_by_the_dead(make, tmp_path, OBJECT + ACTOR)
+    receivers = {ACTOR}
+    one = a_sweep((), receivers)
+    for in_use in (runs, runs, is_over, is_over):  # the actor may be a detached one
+        assert one.run(reader.directory, in_use) == 0
+    assert reader.has(arguments)
+    receivers.clear()
+    assert one.run(reader.directory, is_over) == 1
+
+
+def test_of_the_dead_what_calls_carry_stays_as_long_as_results(
+    make: MakeStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader, (arguments, carried, other) = left_by_the_dead(
+        make, tmp_path, OBJECT + ACTOR, OBJECT, OTHER
+    )
+    reader.mark_carried(carried)
+    now = time.monotonic()
+    monkeypatch.setattr("celery_actors.store.sweep.monotonic", lambda: now)
+    one = a_sweep((), {ACTOR}, keep_seconds=60.0)
+    assert one.run(reader.directory, runs) == 0
+    now += 59.0
+    assert one.run(reader.directory, runs) == 1
+    assert [reader.has(s) for s in (arguments, carried, other)] == [True, True, False]
+    now += 2.0
+    assert one.run(reader.directory, runs) == 2
+    assert one.run(reader.directory, runs) == 0
+    assert not any(reader.directory.glob("*crashed*"))
+
+
+def test_of_the_dead_a_copy_of_another_nodes_value_goes_at_once(
+    make: MakeStore, tmp_path: Path
+) -> None:
+    reader, _ = left_by_the_dead(make, tmp_path, b"")
+    assert a_sweep().run(reader.directory, runs) == 1
+
+
+def test_the_value_of_a_ref_argument_goes_with_the_job(make: MakeStore, tmp_path: Path) -> None:
+    reader, (carried,) = left_by_the_dead(make, tmp_path, OBJECT)
+    reader.mark_carried(carried)
+    assert a_sweep((), {ACTOR}).run(reader.directory, is_over) == 1
+
+
+def test_a_value_that_was_carried_is_read_and_written_over_as_any(make: MakeStore) -> None:
+    store = make()
+    segment = store.write(OBJECT, [b"x" * (1 << 20)])
+    store.mark_carried(segment)
+    assert bytes(store.read(segment)[0][:1]) == b"x"
+    store.release(segment)
+    again = store.write(OTHER, [b"y" * (1 << 20)])
+    assert held_value(store.directory / again.name) == (OTHER, False)
+    store.mark_carried(segment)  # too late: that file has another value now
+    assert held_value(store.directory / again.name) == (OTHER, False)
 
 
 def test_sweep_keeps_what_others_wrote_for_an_owner_that_lives(tmp_path: Path) -> None:
@@ -803,5 +918,4 @@ def test_module_exports() -> None:
         "SegmentLost",
         "SharedMemoryStore",
         "StoreFull",
-        "sweep",
     ]
