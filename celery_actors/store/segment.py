@@ -28,9 +28,9 @@ CARRIED_OFFSET: Final = 7  # where its 'carried' byte is
 # frames, id
 HEADER: Final = struct.Struct(f"<4sBBBBQQ{OBJECT_ID_BYTES}s")
 # boot, node, owner, serial of the write; a name without serial is the owner's life marker, one with
-# an `r` before it a ring's
+# an `r` before it a ring's, one with a `w` before an incarnation the last words of a process
 NAME: Final = re.compile(
-    r"ca-([0-9a-f]{8})-([0-9a-f]{8})-([A-Za-z0-9_.-]{1,80})-(r?[0-9a-f]{1,16}|life)"
+    r"ca-([0-9a-f]{8})-([0-9a-f]{8})-([A-Za-z0-9_.-]{1,80})-([rw]?[0-9a-f]{1,16}|life)"
 )
 
 _MAGIC: Final = b"CASM"
@@ -103,7 +103,7 @@ def serial_of(name: str) -> int:
         ValueError: not the name of a segment; in particular none that leads to another directory.
     """
     match = NAME.fullmatch(name)
-    if match is None or match[4] == "life" or match[4][0] == "r":
+    if match is None or match[4] == "life" or match[4][0] in "rw":
         raise ValueError(f"not the name of a segment: {name!r}")
     return int(match[4], 16)
 

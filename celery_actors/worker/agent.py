@@ -41,6 +41,7 @@ from celery_actors.worker.environment_cache import EnvironmentCache
 from celery_actors.worker.environments import report_failure, unstarted
 from celery_actors.worker.janitor import Janitor
 from celery_actors.worker.labels import node_labels
+from celery_actors.worker.last_words import forget_last_words, last_words
 from celery_actors.worker.launch import Launch
 from celery_actors.worker.orphans import Orphans
 from celery_actors.worker.postman import Postman
@@ -376,6 +377,11 @@ class NodeAgent:
     def _ended(self, child: Child, cause: str) -> None:
         """A process was reaped: only now its resources are free."""
         launch = child.launch
+        words = last_words(launch)
+        if words is not None:
+            cause = words.why
+            if words.over:  # it may have been unable to tell the records itself
+                self._control.failed(launch.actor_id, launch.incarnation, cause, None)
         start = self._environments.start_of(launch.incarnation)
         if start is not None:
             report_failure(self._control, launch, unstarted(cause, start))
@@ -421,6 +427,7 @@ class NodeAgent:
 def _remove_files(launch: Launch) -> None:
     """Remove the files of a process that has ended; its log only if it is empty."""
     forget_recorder(launch)
+    forget_last_words(launch)
     socket = express_path(
         Path(launch.settings.shared_memory_dir), bytes.fromhex(launch.incarnation)
     )

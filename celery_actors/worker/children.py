@@ -12,11 +12,8 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from celery_actors.worker.commits import EXIT_REFUSED, EXIT_UNCOMMITTED
-from celery_actors.worker.executor import EXIT_ERROR
 from celery_actors.worker.forkserver import read_messages, write_message
 from celery_actors.worker.launch import Launch
-from celery_actors.worker.runner import EXIT_OF_TASK
 
 __all__ = ["Child", "Children", "describe_exit"]
 
@@ -24,10 +21,6 @@ __all__ = ["Child", "Children", "describe_exit"]
 _HINTS: dict[int, str] = {
     signal.SIGKILL: " (killed, perhaps for want of memory)",
     signal.SIGSEGV: " (a crash in native code)",
-}
-_STATUS_HINTS: dict[int, str] = {
-    EXIT_ERROR: " (an error of celery_actors itself: its log has the traceback)",
-    EXIT_OF_TASK: " (a task called sys.exit())",
 }
 
 
@@ -41,7 +34,11 @@ class Child:
 
 
 def describe_exit(status: int) -> str:
-    """Say in words how a process ended, from its wait status."""
+    """Say in words how a process ended, from its wait status.
+
+    A status is the program's own, also where it is one that this package uses: why the process
+    ended itself is in its last words.
+    """
     if os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)
         try:
@@ -50,12 +47,7 @@ def describe_exit(status: int) -> str:
             name = f"signal {number}"
         hint = _HINTS.get(number, "")
         return f"its process was ended by {name}{hint}"
-    code = os.WEXITSTATUS(status)
-    if code == EXIT_REFUSED:
-        return "its process found that it is no longer the actor"
-    if code == EXIT_UNCOMMITTED:
-        return "its results could not be stored (the actor's log says why)"
-    return f"its process exited with status {code}{_STATUS_HINTS.get(code, '')}"
+    return f"its process exited with status {os.WEXITSTATUS(status)}"
 
 
 class Children:

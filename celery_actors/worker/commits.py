@@ -25,18 +25,20 @@ from celery_actors.protocol.values import Copy, encode_push
 from celery_actors.store.committer import Commit, CommitFailed, CommitRefused, Committer
 from celery_actors.store.results import Result
 from celery_actors.store.rings import Rings
+from celery_actors.worker.last_words import say
 from celery_actors.worker.plain_results import PlainResult
 from celery_actors.worker.progress import Progress
 
-__all__ = ["EXIT_REFUSED", "EXIT_UNCOMMITTED", "Commits", "Finished"]
+__all__ = ["Commits", "Finished"]
 
 logger = logging.getLogger(__name__)
 
-#: Exit status of a process whose commit was refused.
-EXIT_REFUSED = 75
-#: Exit status of a process whose results can't be committed: Redis, or our script, calls a commit
-#: wrong.
-EXIT_UNCOMMITTED = 77
+# Exit status of a process whose commit was refused.
+_EXIT_REFUSED = 75
+# Exit status of a process whose results can't be committed: Redis, or our script, calls a commit
+# wrong.
+_EXIT_UNCOMMITTED = 77
+_UNCOMMITTED = "its results could not be stored (the actor's log says why)"
 
 #: Results that gather behind a commit before the executor looks for its answer again.
 _LOOK_EVERY = 16
@@ -312,7 +314,8 @@ class Commits:
             except Exception:
                 # Nobody must go on waiting for results that can't be committed.
                 logger.exception("the results of actor %s can't be committed", self._actor.hex())
-                os._exit(EXIT_UNCOMMITTED)
+                say(_UNCOMMITTED)
+                os._exit(_EXIT_UNCOMMITTED)
 
     @staticmethod
     def _exit(error: CommitRefused | CommitFailed) -> None:
@@ -320,7 +323,9 @@ class Commits:
         # Nothing more may be acknowledged or written by this process.
         if isinstance(error, CommitFailed):
             logger.error("%s; this process exits", error)
-            os._exit(EXIT_UNCOMMITTED)
+            say(_UNCOMMITTED)
+            os._exit(_EXIT_UNCOMMITTED)
         level = logging.INFO if error.over else logging.WARNING
         logger.log(level, "%s; this process exits", error)
-        os._exit(EXIT_REFUSED)
+        say("its process found that it is no longer the actor")
+        os._exit(_EXIT_REFUSED)

@@ -24,6 +24,7 @@ from celery_actors.protocol.calls import Call
 from celery_actors.worker.commits import Commits
 from celery_actors.worker.intake import StopCheck
 from celery_actors.worker.interrupts import handle_interrupts
+from celery_actors.worker.last_words import OWN_ERROR, say
 from celery_actors.worker.plain_calls import PlainCalls
 from celery_actors.worker.plain_messages import PLAIN_CALLER, PlainCall
 from celery_actors.worker.runner import SPECIAL, Run, Runner, current_run
@@ -39,8 +40,8 @@ __all__ = ["Executor", "TaskExecutor", "die_of"]
 
 logger = logging.getLogger(__name__)
 
-#: Exit status after an error of celery_actors itself.
-EXIT_ERROR = 70
+# Exit status after an error of celery_actors itself.
+_EXIT_ERROR = 70
 
 _ACK_AFTER = 0.02
 _COLLECT_EVERY = 1.0
@@ -49,7 +50,8 @@ _COLLECT_EVERY = 1.0
 def die_of(error: BaseException) -> NoReturn:
     """End the process after an error of celery_actors itself, so that callers are told at once."""
     logger.critical("an error of celery_actors itself", exc_info=error)
-    os._exit(EXIT_ERROR)
+    say(OWN_ERROR)
+    os._exit(_EXIT_ERROR)
 
 
 class Executor:

@@ -168,8 +168,9 @@ class _Server:
             try:
                 self._become_child(mark)
                 _run(launch, prepared, self._before_user_code)
-            except BaseException:  # noqa: BLE001 - the child's last words
+            except BaseException:  # noqa: BLE001 - the child ends, and says of what
                 traceback.print_exc()
+                _say_own_error()
             finally:
                 _flush()
                 os._exit(70)
@@ -263,6 +264,12 @@ def _run(launch: Launch, prepared: Prepared, before_user_code: frozenset[str]) -
     from celery_actors.worker.program import run
 
     leave(run(launch, prepared), before_user_code)
+
+
+def _say_own_error() -> None:
+    from celery_actors.worker.last_words import OWN_ERROR, say
+
+    say(OWN_ERROR)
 
 
 def _flush() -> None:

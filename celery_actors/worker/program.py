@@ -60,6 +60,7 @@ from celery_actors.worker.instance import Instance
 from celery_actors.worker.intake import Intake
 from celery_actors.worker.interpreter_end import Deadline, run_exit_handlers
 from celery_actors.worker.interrupts import take_no_interrupts
+from celery_actors.worker.last_words import say, speak_as, take_back
 from celery_actors.worker.launch import Launch
 from celery_actors.worker.log_context import log_context
 from celery_actors.worker.mailbox_worker import PREFETCH
@@ -93,6 +94,7 @@ def run(launch: Launch, prepared: Prepared, paths: tuple[str, ...] | None = None
     :param prepared: of the launch's settings.
     :param paths: first on ``sys.path``; ``None``: its environment is yet to be set up.
     """
+    speak_as(launch)
     take_no_interrupts()
     prepared.log_as(launch.hostname)
     signer, actor = Signer(launch.settings.key), bytes.fromhex(launch.actor_id)
@@ -238,6 +240,10 @@ class ActorProcess:
         crash = None if ending is None else ending.crash
         if ending is not None:
             why = ending.why
+        if crash is not None:
+            say(f"its process exited with status {crash}: {why}")
+        elif why is not None:
+            say(why, over=True)
         over = partial(self._over, why, crash)
         with Deadline(self._launch.settings.exit_timeout, partial(_cut_short, over, crash)):
             if crash is None and self._why is not None:
@@ -257,6 +263,7 @@ class ActorProcess:
         if crash is None:
             launch = self._launch
             self._process.control.failed(launch.actor_id, launch.incarnation, why, None)
+            take_back()
         else:
             logger.error("the process exits with status %d: %s", crash, why)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 from pathlib import Path
@@ -9,10 +10,10 @@ from pathlib import Path
 import psutil
 import pytest
 import redis
-from chaos_actors import Log
+from chaos_actors import Log, wait_for_file
 from faults import DETECTION, LEASE, Program, wait_gone
 from leftovers import processes_of, shared_memory_files
-from waiting import record_of, wait_until
+from waiting import record_of, wait_for_state, wait_until
 
 import celery_actors as ray
 from celery_actors.exceptions import ActorDiedError
@@ -112,6 +113,32 @@ def test_exit_in_a_call_names_the_status(cluster: object) -> None:
     actor = Log.remote()
     with pytest.raises(ActorDiedError, match="status 7"):
         ray.get(actor.exit_here.remote(7), timeout=60)
+
+
+@ray.remote(max_restarts=-1, num_cpus=0)
+class Lingers:
+    def __init__(self, ends: str, gate: str) -> None:
+        atexit.register(wait_for_file, gate)
+        atexit.register(Path(ends).touch)
+
+    def pid(self) -> int:
+        return os.getpid()
+
+    def leave(self) -> None:
+        ray.actor.exit_actor()
+
+
+def test_an_actor_that_is_killed_while_it_ends_is_not_restarted(
+    cluster: object, tmp_path: Path
+) -> None:
+    actor = Lingers.remote(str(tmp_path / "ends"), str(tmp_path / "gate"))
+    pid = ray.get(actor.pid.remote())
+    actor.leave.remote()
+    wait_until((tmp_path / "ends").exists, "its exit handlers to run")
+    os.kill(pid, signal.SIGALRM)  # as the kernel does where the end takes too long without Redis
+    wait_gone([pid], 5, "the actor")
+    record = wait_for_state(actor, "DEAD")
+    assert (record.restarts, record.cause) == (0, "exit_actor() was called")
 
 
 def test_a_stopped_actor_goes_on_with_its_calls(cluster: object) -> None:

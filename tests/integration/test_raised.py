@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -285,6 +286,44 @@ def test_sys_exit_with_a_status_is_a_crash(kind: Any, tmp_path: Path) -> None:
     actor = kind.remote()
     assert ray.get(actor.bad.remote(str(tmp_path / "log")), timeout=SECONDS) == "done"
     assert ray.get(actor.ok.remote(), timeout=SECONDS) == "ok"
+
+
+@ray.remote(num_cpus=0)
+class AnyStatus:
+    def exit(self, status: int) -> None:
+        raise SystemExit(status)
+
+    def exit_at_once(self, status: int) -> None:
+        os._exit(status)
+
+
+@pytest.mark.parametrize("status", [1, 70, 71, 75, 76, 77])
+def test_a_status_of_user_code_is_read_as_nothing_else(status: int) -> None:
+    with pytest.raises(ActorDiedError) as caught:
+        ray.get(AnyStatus.remote().exit_at_once.remote(status), timeout=SECONDS)
+    cause = f"its process exited with status {status}"
+    assert str(caught.value).count("its process") == 1
+    assert cause in str(caught.value)
+    assert "itself" not in str(caught.value)
+    actor = AnyStatus.remote()
+    with pytest.raises(ActorDiedError):
+        ray.get(actor.exit.remote(status), timeout=SECONDS)
+    assert wait_for_state(actor, "DEAD").cause == (
+        f"{cause}: it called sys.exit({status}) in AnyStatus.exit"
+    )
+
+
+def test_a_task_that_exits_is_told_from_one_whose_process_does() -> None:
+    @ray.remote(max_retries=0, num_cpus=0)
+    def leave(at_once: bool) -> None:
+        if at_once:
+            os._exit(76)
+        raise SystemExit
+
+    with pytest.raises(WorkerCrashedError, match=r"called sys\.exit\(\) in .*leave"):
+        ray.get(leave.remote(at_once=False), timeout=SECONDS)
+    with pytest.raises(WorkerCrashedError, match=r"exited with status 76$"):
+        ray.get(leave.remote(at_once=True), timeout=SECONDS)
 
 
 @each_exit
