@@ -85,7 +85,7 @@ def last_words(launch: Launch) -> LastWords | None:
     """Return what a process, which has been reaped, said at last."""
     try:
         return LastWords(**json.loads(_path(launch).read_bytes()))
-    except (FileNotFoundError, ValueError):  # it said nothing, or was killed while it spoke
+    except (OSError, ValueError, TypeError):  # it said nothing, or was killed while it spoke
         return None
 
 

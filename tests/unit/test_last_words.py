@@ -85,6 +85,8 @@ def test_words_that_were_cut_short_are_none(launch: Launch, tmp_path: Path) -> N
     (path,) = (tmp_path / "memory").iterdir()
     path.write_bytes(path.read_bytes()[:-5])
     assert last_words(launch) is None
+    path.write_text('{"other": 1}')
+    assert last_words(launch) is None
 
 
 def test_without_room_for_words_the_process_ends_as_well(launch: Launch, tmp_path: Path) -> None:
