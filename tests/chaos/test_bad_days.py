@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import redis
 from chaos_actors import Log, Sink, fill, wait_for_file
-from faults import LEASE, Program, ask_broker, gone, supervisorctl
+from faults import LEASE, Program, ask_broker, gone, stopped, supervisorctl, wait_gone
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 from waiting import wait_until
@@ -29,7 +29,7 @@ from celery_actors.local.supervisor_client import program_states
 from celery_actors.store.connection import connect_redis
 from celery_actors.store.outage import is_outage
 
-AFTER = 60.0
+AFTER = 90.0
 OUTAGE = LEASE + 4.0
 """Longer than a lease, and than the time in which it could have been renewed last."""
 SHORT = 3.0
@@ -101,7 +101,7 @@ def test_rabbitmq_away_for_longer_than_a_lease(
         ray.get(waiting, timeout=0.5)
     assert ray.wait([waiting, first], num_returns=2, timeout=0.5) == ([], [waiting, first])
     time.sleep(OUTAGE)
-    assert gone(unwanted_pid), "its node needs no order"
+    wait_gone([unwanted_pid], "an actor that was killed: its node needs no order")
     supervisorctl(mortal, "start", "rabbitmq")
     assert ray.get([waiting, first, calls], timeout=AFTER) == [7, 8, 3]
     lives.check()
@@ -312,7 +312,7 @@ def loading(operator: redis.Redis, folder: Path) -> Iterator[None]:
     for part in range(100):
         operator.eval(fill, 0, f"{part}:")
     with (folder / "redis.conf").open("a") as configuration:
-        configuration.write("key-load-delay 10\n")  # microseconds
+        configuration.write("key-load-delay 100\n")  # microseconds: half a minute for all of it
     operator.set_retry(Retry(NoBackoff(), 0))
     operator.shutdown()  # its supervisor starts it again
     wait_until(lambda: _answers_that_it_loads(operator), "Redis to load")
@@ -380,16 +380,13 @@ def test_redis_answers_with_an_error(
 def test_an_actor_whose_start_a_full_redis_cuts_in_two_is_started(
     lives: Lives, mortal: PrivateCluster, operator: redis.Redis
 ) -> None:
-    node = program_states(mortal.session_dir)["node"].pid
-    os.kill(node, signal.SIGSTOP)
-    try:
+    (node,) = require_process().control.nodes()
+    with stopped(node):
         new = Log.remote()
         first = new.add.remote("new", 1)
         record = f"ca:actor:{new._actor_id.hex()}"
         wait_until(lambda: operator.hget(record, "state") == b"PLACED", "its place")
         operator.config_set("maxmemory", "1")
-    finally:
-        os.kill(node, signal.SIGCONT)
     # Redis carries out the script that begins it, whose first command needs no memory.
     wait_until(lambda: operator.hget(record, "state") == b"STARTING", "the node to begin it")
     time.sleep(SHORT)  # in which the node can do nothing more for it
