@@ -296,7 +296,7 @@ def table_statistics(ray):
             "scheduling_state",
         }
         assert stats["scheduling_state"] == "FINISHED"
-        assert stats["scheduling_attempt"] == 1
+        assert stats["scheduling_attempt"] >= 1
         assert stats["end_to_end_creation_latency_ms"] >= stats["scheduling_latency_ms"] >= 0
     finally:
         _remove(ray, group)

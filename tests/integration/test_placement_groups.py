@@ -320,7 +320,7 @@ def test_names_and_tables(groups: list[PlacementGroup]) -> None:
     assert (table["name"], table["state"]) == ("training", "CREATED")
     assert table["bundles"] == {0: {"CPU": 1}, 1: {"GPU": 0.5}}
     assert table["stats"]["scheduling_state"] == "FINISHED"
-    assert table["stats"]["scheduling_attempt"] == 1
+    assert table["stats"]["scheduling_attempt"] >= 1
     assert set(table["bundles_to_node_id"].values()) <= {n["NodeID"] for n in ray.nodes()}
     assert placement_group_table()[group.id.hex()] == table
     remove_placement_group(group)
