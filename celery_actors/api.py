@@ -165,7 +165,7 @@ def kill(actor: ActorHandle[Any] | ActorProxy[Any], *, no_restart: bool = True) 
     :raises TypeError: something else than a handle was given.
     """
     actor_id = actor_id_of(actor)
-    process = require_process()
+    process = require_process(actor_id)
     process.refuse_former(actor_id)
     process.flush()
     kill_actor(process, actor_id, "it was killed with kill()", no_restart)

@@ -187,7 +187,7 @@ class ActorMethod(OlderRemote, Generic[P, R_co]):
         description = self._description
         if kwargs or not description.parameters.fits(len(args)):
             description.parameters.check(self._full_name(), args, kwargs)
-        process = require_process()
+        process = require_process(handle._celery_actor)
         if args or kwargs:
             dumped, arguments = dump_arguments(
                 args, kwargs, lambda: f"the arguments of {self._full_name()}"

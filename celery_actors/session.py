@@ -21,7 +21,13 @@ import redis
 from celery_actors._version import __version__
 from celery_actors.client.broker import LOST, explain_amqp
 from celery_actors.client.creation import end_job
-from celery_actors.client.current import current_process, set_initializer, set_process
+from celery_actors.client.current import (
+    current_process,
+    former_actors,
+    leave_actors,
+    set_initializer,
+    set_process,
+)
 from celery_actors.client.process import Process
 from celery_actors.client.stores import Stores
 from celery_actors.config import Settings, read_key
@@ -133,7 +139,6 @@ class _Session:
     """The one session of this process.
 
     :ivar lock: guards the rest; held while a session begins or ends.
-    :ivar former_actors: to which handles were left when sessions of this process ended.
     """
 
     def __init__(self) -> None:
@@ -141,7 +146,6 @@ class _Session:
         self.private: PrivateCluster | None = None
         self.info: SessionInfo | None = None
         self.pid = os.getpid()
-        self.former_actors: set[bytes] = set()
 
     def renew_lock(self) -> None:
         """In a forked child: a thread of the parent may hold the inherited lock."""
@@ -251,7 +255,7 @@ def init(
                 private.stop()
             raise
         _session.private, _session.pid = private, os.getpid()
-        process.former_actors = _session.former_actors
+        process.former_actors = former_actors()
         set_process(process)
         try:
             _wait_for_node(process, private)
@@ -471,7 +475,7 @@ def shutdown() -> None:
             return
         private, _session.private = _session.private, None
         _session.info = None
-        _session.former_actors |= {hold.actor for hold in process.holds.all()}
+        leave_actors(hold.actor for hold in process.holds.all())
         set_process(None)
         set_assignment(Assignment())
         try:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING
 
-from celery_actors.exceptions import ActorsError
+from celery_actors.exceptions import ActorsError, SessionEndedError
 
 if TYPE_CHECKING:
     from celery_actors.client.process import Process
@@ -16,6 +17,8 @@ __all__ = [
     "before_close",
     "closing",
     "current_process",
+    "former_actors",
+    "leave_actors",
     "require_process",
     "set_initializer",
     "set_process",
@@ -23,6 +26,7 @@ __all__ = [
 
 _process: Process | None = None
 _initializer: Callable[[], None] | None = None
+_former_actors: set[bytes] = set()  # to which sessions of this process left handles when they ended
 _forked = False  # this process is a fork of one that had imported this module
 _before_close: list[Callable[[Process], None]] = []
 # Guards the two variables above; held while the client is made, so that two threads
@@ -56,15 +60,22 @@ def _before_fork() -> None:
 os.register_at_fork(before=_before_fork, after_in_child=_note_fork)
 
 
-def require_process() -> Process:
+def require_process(actor: bytes | None = None) -> Process:
     """Return this process's client, connected; make one with defaults first (as Ray does).
 
+    :param actor: what it is needed for: a use of the handle to this actor.
+    :raises SessionEndedError: there is none, and the handle is of a session that has ended.
     :raises ActorsError: there is none and none can be made.
     """
     process = current_process()
     if process is not None and process.started:
         return process
     with _lock:
+        if _process is None and actor in _former_actors:  # a new session would not know it
+            raise SessionEndedError(
+                f"actor {actor.hex()} is of a session that has ended: shutdown() was called. "
+                "After init() a detached actor is there again; others are created again"
+            )
         if _process is None and _initializer is not None:
             _initializer()
         if _process is not None and not _process.started:
@@ -79,6 +90,16 @@ def set_process(process: Process | None) -> None:
     global _process
     with _lock:
         _process = process
+
+
+def leave_actors(actors: Iterable[bytes]) -> None:
+    """Note to which actors a session that ends leaves handles."""
+    _former_actors.update(actors)
+
+
+def former_actors() -> AbstractSet[bytes]:
+    """Return the actors to which earlier sessions of this process left handles."""
+    return _former_actors
 
 
 def before_close(action: Callable[[Process], None]) -> None:

@@ -106,6 +106,14 @@ def test_a_ref_without_a_session(old: SimpleNamespace, kind: str, use: str) -> N
     assert not ray.is_initialized()  # none was begun, to say that it doesn't know the ref
 
 
+@pytest.mark.parametrize("use", ["call", "kill"])
+def test_a_handle_without_a_session(old: SimpleNamespace, use: str) -> None:
+    for actor in (old.actor, old.detached):
+        with pytest.raises(SessionEndedError, match="session that has ended"):
+            OF_HANDLES[use](actor)
+        assert not ray.is_initialized()  # no cluster was begun, to say that it doesn't know it
+
+
 @pytest.fixture
 def session(old: SimpleNamespace, brokers: PrivateCluster) -> Iterator[None]:
     """A later session of the same program, with the same cluster."""
