@@ -1,4 +1,8 @@
-"""Programs as people start them: flags, directories, variables, limits, closed descriptors."""
+"""Programs as people start them: flags, directories, variables, limits, closed descriptors.
+
+A program starts a private cluster where that could matter for the start; the others, whose start
+could not tell the difference, use the cluster that is there.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +15,22 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
+from fixture_types import StartNode
+from waiting import wait_until
+
+import celery_actors
+from celery_actors.local import PrivateCluster
+from celery_actors.session import SessionInfo
 
 PROGRAM = """
 import os
 import celery_actors as ray
 
 def main():
-    ray.init("local", num_cpus=1)
+    if "CELERY_BROKER_URL" in os.environ:
+        ray.init()
+    else:
+        ray.init("local", num_cpus=1)
 
     @ray.remote
     class Actor:
@@ -45,6 +58,17 @@ def program(tmp_path: Path) -> Path:
     path = tmp_path / "program.py"
     path.write_text(PROGRAM)
     return path
+
+
+@pytest.fixture(scope="module")
+def shared(
+    brokers: PrivateCluster, driver: SessionInfo, start_node: StartNode
+) -> dict[bytes, bytes]:
+    """The variables by which a program finds the cluster that is there."""
+    start_node("programs", num_cpus=1)
+    wait_until(celery_actors.nodes, "the node")
+    environment = brokers.address.environment()
+    return {os.fsencode(name): os.fsencode(value) for name, value in environment.items()}
 
 
 def run(
@@ -78,22 +102,28 @@ def run(
 
 @pytest.mark.parametrize(
     "arguments",
-    [
-        ["-m", "program"],
-        ["-OO", "program.py"],
-        ["-X", "dev", "program.py"],
-        ["-I", "program.py"],
-        ["-c", "import program; program.main()"],
-    ],
+    [["-OO", "program.py"], ["-X", "dev", "program.py"]],
     ids=lambda arguments: arguments[0],
 )
-def test_flags_of_the_interpreter(program: Path, arguments: list[str]) -> None:
+def test_flags_of_the_interpreter_that_starts_a_cluster(
+    program: Path, arguments: list[str]
+) -> None:
     assert run(program, *arguments) in ("True", "False")
 
 
 @pytest.mark.parametrize(
-    "name", [b"a b", b"a'b", b'a"b', b"a%b%(x)s", b"a;b #c", b"\xff\xfe", b"a\nb", b"x" * 90]
+    "arguments",
+    [["-m", "program"], ["-I", "program.py"], ["-c", "import program; program.main()"]],
+    ids=lambda arguments: arguments[0],
 )
+def test_ways_to_name_the_program(
+    program: Path, shared: dict[bytes, bytes], arguments: list[str]
+) -> None:
+    assert run(program, *arguments, env=shared) == "True"
+
+
+# Each character alone: test_local_files.py.
+@pytest.mark.parametrize("name", [b"a b'\"%b%(x)s;c #d\ne", b"\xff\xfe", b"x" * 90])
 def test_temporary_directories_of_any_name(program: Path, name: bytes) -> None:
     folder = os.path.join(os.fsencode(program.parent), name)  # noqa: PTH118 - not text
     os.mkdir(folder)  # noqa: PTH102
@@ -109,9 +139,13 @@ def test_a_directory_that_was_deleted(program: Path) -> None:
     assert run(program, shell='mkdir gone; cd gone; rmdir ../gone; exec "$@"') == "True"
 
 
-@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
-def test_closed_descriptors(program: Path, closed: str) -> None:
-    assert run(program, shell=f'exec "$@" {closed}') == "True"
+def test_a_cluster_started_with_closed_descriptors(program: Path) -> None:
+    assert run(program, shell='exec "$@" <&- >&- 2>&-') == "True"
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-"])
+def test_closed_descriptors(program: Path, shared: dict[bytes, bytes], closed: str) -> None:
+    assert run(program, env=shared, shell=f'exec "$@" {closed}') == "True"
 
 
 @pytest.mark.parametrize("home", ["unset HOME", "export HOME=/proc", "export HOME=/nonexistent"])
@@ -128,11 +162,14 @@ def _few_files() -> None:
     [
         lambda: os.umask(0o077),
         lambda: os.umask(0o777),
-        lambda: os.nice(5),
         _few_files,
         lambda: signal.signal(signal.SIGCHLD, signal.SIG_IGN),
     ],
-    ids=["umask 077", "umask 777", "nice", "few files", "SIGCHLD ignored"],
+    ids=["umask 077", "umask 777", "few files", "SIGCHLD ignored"],
 )
 def test_what_a_shell_sets(program: Path, before: Callable[[], object]) -> None:
     assert run(program, before=before) == "True"
+
+
+def test_a_program_that_is_nice(program: Path, shared: dict[bytes, bytes]) -> None:
+    assert run(program, env=shared, before=lambda: os.nice(5)) == "True"

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
+from collections.abc import Iterator
+
+import pytest
+from fixture_types import RunScript, StartNode
+from waiting import wait_until
+
+import celery_actors
+from celery_actors.session import SessionInfo
 
 PROGRAM = """
 import logging, sys, threading
 import celery_actors as ray
-ray.init("local", num_cpus=2)
+ray.init()
 
 @ray.remote
 class Configured:
@@ -47,7 +51,7 @@ ray.shutdown()
 KILLED = """
 import os, signal
 import celery_actors as ray
-ray.init("local", num_cpus=2)
+ray.init()
 
 @ray.remote
 class Killed:
@@ -66,29 +70,24 @@ ray.shutdown()
 """
 
 
-def shown_by(program: Path, text: str) -> str:
-    """Run a program as its user would; return what it showed."""
-    program.write_text(text)
-    done = subprocess.run(
-        [sys.executable, str(program)],
-        env={name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"},
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stderr
+@pytest.fixture(scope="module", autouse=True)
+def node(driver: SessionInfo, start_node: StartNode) -> Iterator[None]:
+    """A node, and programs after it, whose Python buffers what it prints."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("PYTHONUNBUFFERED", raising=False)
+        start_node("logging", num_cpus=2)
+        wait_until(celery_actors.nodes, "the node")
+        yield
 
 
-def test_what_is_printed_is_shown_though_the_actor_is_killed(tmp_path: Path) -> None:
-    shown = shown_by(tmp_path / "program.py", KILLED)
+def test_what_is_printed_is_shown_though_the_actor_is_killed(run_script: RunScript) -> None:
+    shown = run_script(KILLED).stderr
     assert shown.count(") printed None\n") == 2, shown
     assert shown.count(") unfinished\n") == 2, shown
 
 
-def test_an_actor_configures_logging_itself(tmp_path: Path) -> None:
-    said = shown_by(tmp_path / "program.py", PROGRAM)
+def test_an_actor_configures_logging_itself(run_script: RunScript) -> None:
+    said = run_script(PROGRAM).stderr
     shown = [line.partition(") ")[2] for line in said.splitlines()]
     for line in (
         "HANDLERS 0",
