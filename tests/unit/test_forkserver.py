@@ -9,10 +9,9 @@ from pathlib import Path
 from time import monotonic
 
 import pytest
+from launches import launch_in
 
-from celery_actors.config import Settings
 from celery_actors.worker.children import Child, Children
-from celery_actors.worker.launch import Launch
 
 SECONDS = 60.0
 #: Every fork fails while the file is there, as where a limit of processes is reached.
@@ -27,26 +26,6 @@ NO_ROOM = """
 
     os.fork = fork_if_there_is_room
 """
-
-
-def launch(incarnation: str) -> Launch:
-    """Return a process that ends at once: its creation is not signed."""
-    return Launch(
-        actor_id="a" * 32,
-        incarnation=incarnation,
-        kind="actor",
-        class_name="Nobody",
-        job_id="1",
-        caller_id="c" * 16,
-        creator_id="c" * 16,
-        node_id="n" * 32,
-        hostname="Nobody@here",
-        gpu_ids=(),
-        resources={},
-        settings=Settings("amqp://nobody", "redis://nobody:1/0", b"k" * 32),
-        send_events=False,
-        blob=b"",
-    )
 
 
 def ended(children: Children) -> list[tuple[Child, str]]:
@@ -77,16 +56,18 @@ def children(tmp_path: Path, no_room: Path) -> Iterator[Children]:
     children.stop()
 
 
-def test_a_process_that_can_not_be_forked_ends_alone(children: Children, no_room: Path) -> None:
-    children.spawn(launch("1" * 16))
+def test_a_process_that_can_not_be_forked_ends_alone(
+    children: Children, no_room: Path, directory: Path
+) -> None:
+    children.spawn(launch_in(directory, "1" * 16))
     ((first, why),) = ended(children)
     assert (first.launch.incarnation, why[:32]) == ("1" * 16, "its process exited with status 7")
     no_room.touch()
-    children.spawn(launch("2" * 16))
+    children.spawn(launch_in(directory, "2" * 16))
     ((second, why),) = ended(children)
     assert second.launch.incarnation == "2" * 16
     assert why == "its process could not be started: [Errno 11] Resource temporarily unavailable"
     no_room.unlink()
-    children.spawn(launch("3" * 16))
+    children.spawn(launch_in(directory, "3" * 16))
     ((third, why),) = ended(children)
     assert (third.launch.incarnation, why[:32]) == ("3" * 16, "its process exited with status 7")

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
+from launches import launch_in
 
 from celery_actors.store.sweep import Sweep
 from celery_actors.worker import last_words as module
@@ -25,23 +24,7 @@ from celery_actors.worker.launch import Launch
 @pytest.fixture
 def launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Launch:
     monkeypatch.setattr(module, "_speaker", None)
-    settings: Any = SimpleNamespace(shared_memory_dir=str(tmp_path / "memory"))
-    return Launch(
-        actor_id="a" * 32,
-        incarnation="1" * 16,
-        kind="actor",
-        class_name="Counter",
-        job_id="b" * 16,
-        caller_id="c" * 16,
-        creator_id="d" * 16,
-        node_id="e" * 32,
-        hostname="Counter.aaaaaaaa@host",
-        gpu_ids=(),
-        resources={},
-        settings=settings,
-        send_events=False,
-        blob=b"",
-    )
+    return launch_in(tmp_path / "memory")
 
 
 def test_the_first_words_are_heard(launch: Launch) -> None:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
+from launches import launch_in
 
 from celery_actors.worker.launch import Launch
 from celery_actors.worker.recorder import Recorder, forget_recorder, interrupted_calls
@@ -17,23 +16,7 @@ CALLER = bytes(range(8))
 
 @pytest.fixture
 def launch(tmp_path: Path) -> Launch:
-    settings: Any = SimpleNamespace(shared_memory_dir=str(tmp_path))
-    return Launch(
-        actor_id="a" * 32,
-        incarnation="1" * 32,
-        kind="actor",
-        class_name="Counter",
-        job_id="b" * 16,
-        caller_id="c" * 16,
-        creator_id="d" * 16,
-        node_id="e" * 32,
-        hostname="Counter.aaaaaaaa@host",
-        gpu_ids=(),
-        resources={},
-        settings=settings,
-        send_events=False,
-        blob=b"",
-    )
+    return launch_in(tmp_path)
 
 
 def ids(*sequences: int) -> set[str]:
