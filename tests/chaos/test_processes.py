@@ -136,7 +136,7 @@ def test_an_actor_that_is_killed_while_it_ends_is_not_restarted(
     actor.leave.remote()
     wait_until((tmp_path / "ends").exists, "its exit handlers to run")
     os.kill(pid, signal.SIGALRM)  # as the kernel does where the end takes too long without Redis
-    wait_gone([pid], 60, "the actor")
+    wait_gone([pid], "the actor")
     record = wait_for_state(actor, "DEAD")
     assert (record.restarts, record.cause) == (0, "exit_actor() was called")
 
