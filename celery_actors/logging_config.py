@@ -23,7 +23,7 @@ class LoggingConfig:
     Every line also says where it was written, in the names of
     :class:`~celery_actors.runtime_context.RuntimeContext`: ``job_id``, ``worker_id``, ``node_id``
     and, in actors and tasks, ``actor_id``, ``actor_name``, ``task_id``, ``task_name`` and
-    ``task_func_name``.  What ``extra=`` gives a record is written too.
+    ``task_func_name``, and when (``timestamp_ns``).  What ``extra=`` gives a record is written too.
 
     Attributes:
         encoding: ``"TEXT"`` or ``"JSON"``, one object a line.
@@ -61,8 +61,12 @@ class LoggingConfig:
 
     def as_json(self) -> str:
         """Return it as it travels to the job's actors."""
-        extra = sorted(self.additional_log_standard_attrs)
-        return json.dumps({**self.to_dict(), "additional_log_standard_attrs": extra})
+        plain = {
+            # A number: the name of a level that this program has added is not known there.
+            "log_level": logging.Handler(self.log_level).level,
+            "additional_log_standard_attrs": list(self.additional_log_standard_attrs),
+        }
+        return json.dumps({**self.to_dict(), **plain})
 
     @classmethod
     def of_json(cls, text: str) -> LoggingConfig:
@@ -106,6 +110,7 @@ class _Formatter(logging.Formatter):
         """Return the attributes that were asked for, the context's, and those of ``extra=``."""
         given: Mapping[str, Any] = vars(record)
         return {
+            "timestamp_ns": int(record.created * 1e9),
             **{name: given.get(name) for name in self._names},
             **{name: value for name, value in given.items() if name not in _STANDARD},
         }
@@ -123,5 +128,8 @@ class _Json(_Formatter):
         record.asctime = self.formatTime(record)
         line = {name: getattr(record, name) for name in _ALWAYS}
         if record.exc_info:
-            line["exc_text"] = self.formatException(record.exc_info)
+            record.exc_text = record.exc_text or self.formatException(record.exc_info)
+            line["exc_text"] = record.exc_text
+        if record.stack_info:
+            line["stack_info"] = self.formatStack(record.stack_info)
         return json.dumps({**line, **self.more(record)}, default=str)

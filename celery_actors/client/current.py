@@ -18,6 +18,7 @@ __all__ = [
     "closing",
     "current_process",
     "former_actors",
+    "inherited_process",
     "leave_actors",
     "require_process",
     "set_initializer",
@@ -43,6 +44,14 @@ def current_process() -> Process | None:
         if process is not None and process.pid != os.getpid():
             process.after_fork()
     return process
+
+
+def inherited_process() -> Process | None:
+    """Return this process's client as it is; in a forked child, that of its parent until first use.
+
+    :func:`current_process` would make the child a caller of its own, which connects to the servers.
+    """
+    return _process
 
 
 def _note_fork() -> None:

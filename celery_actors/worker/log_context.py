@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from celery_actors.client.current import current_process
+from celery_actors.client.current import inherited_process
 from celery_actors.worker.context import current_assignment
 
 __all__ = ["log_context"]
@@ -11,9 +11,10 @@ __all__ = ["log_context"]
 def log_context() -> dict[str, str]:
     """Return what there is of it, by Ray's names; nothing before ``init()``.
 
-    Ids are those of :class:`~celery_actors.runtime_context.RuntimeContext`.
+    Ids are those of :class:`~celery_actors.runtime_context.RuntimeContext`.  A child that user code
+    forked has its parent's: to log is no reason to connect to the servers.
     """
-    process, assignment = current_process(), current_assignment()
+    process, assignment = inherited_process(), current_assignment()
     if process is None:
         return {}
     found = {
