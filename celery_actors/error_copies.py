@@ -124,10 +124,13 @@ def from_carried(found: object) -> BaseException:
 
     :raises TypeError: there is none.
     """
-    if isinstance(found, _Parts):
+    kind = type(found)  # `isinstance` asks a user's class for its ``__class__``
+    if issubclass(kind, _Parts):
+        assert isinstance(found, _Parts)
         return assemble(found.kind, found.state)
-    if not isinstance(found, BaseException):
-        raise TypeError(f"an exception was pickled and a {type(found).__qualname__} came of it")
+    if not issubclass(kind, BaseException):
+        raise TypeError(f"an exception was pickled and a {kind.__qualname__} came of it")
+    assert isinstance(found, BaseException)
     return found
 
 

@@ -258,10 +258,12 @@ class TaskError(ActorsError):
         from (its layout conflicts), the plain error is returned, with a warning.
         """
         cause = told_by(self).cause
-        if isinstance(cause, TaskError):
-            return cause
+        # Types are compared: `isinstance` asks a user's class for its ``__class__``.
         if cause is None or type(cause) is ActorsError:  # a TaskError is one already
             return self
+        if issubclass(type(cause), TaskError):
+            assert isinstance(cause, TaskError)
+            return cause
         try:
             return _derived(told_by(self), cause)
         except KeyboardInterrupt:  # Ctrl-C, here
@@ -365,9 +367,10 @@ def carried_by_future(error: BaseException) -> BaseException:
     ``RuntimeError`` of it elsewhere (PEP 479).  asyncio takes ``CancelledError`` for the
     cancellation of the task that awaits it.
     """
-    if not isinstance(error, TaskError):
+    if not issubclass(type(error), TaskError):
         return error
-    if isinstance(error, StopIteration):
+    assert isinstance(error, TaskError)
+    if issubclass(type(error), StopIteration):
         return _FutureStopped(*told_by(error))
     if _is_asyncio_cancellation(type(error)):
         return _FutureCancelled(*told_by(error))

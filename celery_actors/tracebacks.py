@@ -24,8 +24,7 @@ _NAME: Any = type.__dict__["__name__"]
 
 def name_of(error: BaseException) -> str:
     """Return the name of an exception's class."""
-    name: str = _NAME.__get__(type(error))
-    return name
+    return str.__str__(_NAME.__get__(type(error)))
 
 
 def text_of(value: object) -> str:
@@ -33,9 +32,9 @@ def text_of(value: object) -> str:
     return _made(str, value)
 
 
-def shown(error: BaseException) -> str:
-    """Return ``repr(error)``, or why there is none."""
-    return _made(repr, error)
+def shown(value: object) -> str:
+    """Return ``repr(value)``, or why there is none."""
+    return _made(repr, value)
 
 
 def formatted(
@@ -78,7 +77,8 @@ def passes_through(error: BaseException, function: Callable[..., object]) -> boo
 
 def _made(make: Callable[[object], str], value: object) -> str:
     try:
-        return make(value)
+        # Exactly a `str`: of a user's class derived from it, formatting runs user code.
+        return str.__str__(make(value))
     except BaseException as raised:  # noqa: BLE001 - a user's method may raise anything
         return f"(its text can't be made: {name_of(raised)})"
 
@@ -92,7 +92,9 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         yield link
         cause = _CAUSE.__get__(link)
         hidden = cause is None and _SUPPRESS.__get__(link)
-        link = None if hidden else cause or _CONTEXT.__get__(link)
+        # Not `cause or …`, which asks the exception whether it is true.
+        following = _CONTEXT.__get__(link) if cause is None else cause
+        link = None if hidden else following
 
 
 def _plainly(error: BaseException, trace: Any, why: str) -> str:

@@ -217,7 +217,8 @@ def _raised(error: BaseException) -> BaseException:
     if not issubclass(type(error), TaskError):
         return error
     assert isinstance(error, TaskError)
-    return told_by(error).cause or error
+    cause = told_by(error).cause
+    return error if cause is None else cause  # not `or`: a user's class may have a `__bool__`
 
 
 def _copied(ring: deque[tuple[Any, ...]]) -> list[tuple[Any, ...]]:

@@ -14,10 +14,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple, TypeGuard, TypeVar
+from typing import Any, NamedTuple, TypeGuard, TypeVar
 
 from celery_actors.exceptions import TaskError, told_by
-from celery_actors.tracebacks import formatted, passes_through
+from celery_actors.tracebacks import formatted, passes_through, shown
 from celery_actors.worker.exits import ActorExit
 
 __all__ = ["Ending", "argument_value", "interrupts", "is_a", "is_result", "task_error"]
@@ -25,6 +25,7 @@ __all__ = ["Ending", "argument_value", "interrupts", "is_a", "is_result", "task_
 _HERE = f"{Path(__file__).parent}/"
 _PACKAGE = f"{Path(__file__).parent.parent}/"
 _OF_ARGUMENT = "  At least one of the arguments of this call could not be computed:"
+_CODE: Any = SystemExit.__dict__["code"]  # whatever a class derived from it makes of the name
 _Kind = TypeVar("_Kind", bound=BaseException)
 _Value = TypeVar("_Value")
 
@@ -45,15 +46,17 @@ class Ending(NamedTuple):
         """Return how ``error`` ends an actor: ``sys.exit(0)`` is meant, any other is a crash."""
         if is_a(error, ActorExit):
             return cls(str(error))
-        code = error.code
-        if code is None or code == 0:
+        code = _CODE.__get__(error)
+        is_number = issubclass(type(code), int)  # nothing else is asked whether it equals 0
+        if code is None or (is_number and int.__index__(code) == 0):
             return cls(f"it called sys.exit() in {where}")
-        return cls(f"it called sys.exit({code!r:.80}) in {where}", _status(code))
+        text = shown(code)[:80]
+        return cls(f"it called sys.exit({text}) in {where}", _status(code))
 
 
-def _status(code: object) -> int:
+def _status(code: Any) -> int:
     """Return the exit status that Python gives a process for ``sys.exit(code)``; never 0."""
-    return code & 0xFF or 1 if isinstance(code, int) else 1
+    return int.__index__(code) & 0xFF or 1 if issubclass(type(code), int) else 1
 
 
 def is_a(error: BaseException, kind: type[_Kind]) -> TypeGuard[_Kind]:

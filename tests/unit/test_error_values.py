@@ -8,9 +8,16 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 
-from celery_actors.exceptions import ActorDiedError, RayError, TaskError, told_by
+from celery_actors.exceptions import (
+    ActorDiedError,
+    RayError,
+    TaskError,
+    carried_by_future,
+    told_by,
+)
 from celery_actors.ids import object_id
 from celery_actors.protocol.signing import Signer
 from celery_actors.store.codec import Codec
@@ -71,6 +78,9 @@ class Hostile(Exception):
 
     def __repr__(self) -> str:
         raise Stop("no repr")
+
+    def __bool__(self) -> bool:
+        raise Stop("no truth")
 
     def __reduce_ex__(self, _protocol: Any) -> Any:
         raise Stop("no pickle")
@@ -177,6 +187,42 @@ def test_long_and_circular_chains_of_causes_are_cut() -> None:
     one.__cause__, two.__cause__ = two, one
     assert "one" in str(got(one))
     assert len(formatted(ValueError("x" * 10_000_000))) < 300_000
+
+
+class NoClass(Exception):
+    @property
+    def __class__(self) -> Any:
+        raise Stop("no class")
+
+
+class _Text(str):
+    def __format__(self, _spec: str) -> str:
+        raise Stop("no format")
+
+
+class OddText(Exception):
+    def __str__(self) -> str:
+        return _Text("odd")
+
+    def __reduce_ex__(self, _protocol: Any) -> Any:
+        raise OddText
+
+
+def test_nothing_of_a_users_class_is_asked_for_but_its_text() -> None:
+    found = got(raised(NoClass))
+    assert issubclass(type(found), NoClass)
+    assert carried_by_future(found) is found
+    assert "odd" in str(got(raised(OddText)).cause)
+    error = raised(lambda: ValueError("x"))
+    error.__cause__ = Hostile()
+    assert "ValueError: x" in formatted(error)
+    assert "Hostile" in formatted(error)
+
+
+def test_sys_exit_with_any_object_is_a_crash() -> None:
+    hostile = raised(Hostile)
+    assert Ending.by(SystemExit(hostile), "f").crash == 1
+    assert Ending.by(SystemExit(np.array([0, 0])), "f").crash == 1
 
 
 def test_tools_are_shown_a_hostile_error() -> None:
