@@ -36,7 +36,12 @@ def boot_arguments(erl: str, home: Path) -> list[str] | None:
 
 def _cache_root() -> Path:
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "celery-actors"
+    if base:
+        return Path(base) / "celery-actors"
+    home = Path.home()
+    if not home.is_dir():  # of a user who has none; root could make it
+        raise FileNotFoundError(f"there is no home directory {home}")
+    return home / ".cache" / "celery-actors"
 
 
 def _key(root: Path, home: Path) -> str:

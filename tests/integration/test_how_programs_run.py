@@ -148,9 +148,11 @@ def test_closed_descriptors(program: Path, shared: dict[bytes, bytes], closed: s
     assert run(program, env=shared, shell=f'exec "$@" {closed}') == "True"
 
 
-@pytest.mark.parametrize("home", ["unset HOME", "export HOME=/proc", "export HOME=/nonexistent"])
-def test_no_home(program: Path, home: str) -> None:
-    assert run(program, shell=f'{home}; exec "$@"') == "True"
+@pytest.mark.parametrize("home", ["unset HOME", "export HOME=/proc", "export HOME={nobody}"])
+def test_no_home(program: Path, tmp_path: Path, home: str) -> None:
+    nobody = tmp_path / "nobody"
+    assert run(program, shell=f'{home.format(nobody=nobody)}; exec "$@"') == "True"
+    assert not nobody.exists()
 
 
 def _few_files() -> None:
