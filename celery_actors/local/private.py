@@ -251,27 +251,25 @@ def start_guardian(
 def tells_of_a_taken_port(session: Path, name: str, own_log: Path | None) -> bool:
     """Whether a program that ended while it started had found one of its ports taken."""
     # Whole logs: RabbitMQ names the reason first, and prints up to some hundred lines after it.
-    texts = _logs(session, name, own_log).values()
-    return any(mark in text.lower() for text in texts for mark in _PORT_TAKEN)
+    logs = _logs(session, name, own_log)
+    return any(mark in text.lower() for _, text in logs for mark in _PORT_TAKEN)
 
 
 def _last_words(session: Path, name: str, own_log: Path | None) -> str:
-    ends = {
-        name: "\n".join(text.splitlines()[-_LAST_LINES:])
-        for name, text in _logs(session, name, own_log).items()
-    }
-    texts = [f"--- the end of {name}\n{end}" for name, end in ends.items() if end]
+    logs = _logs(session, name, own_log)
+    ends = [(path, "\n".join(text.splitlines()[-_LAST_LINES:])) for path, text in logs]
+    texts = [f"--- the end of {path.relative_to(session)}\n{end}" for path, end in ends if end]
     return "\n".join(texts) or f"({name} wrote no log)"
 
 
-def _logs(session: Path, name: str, own_log: Path | None) -> dict[str, str]:
-    """What a program and its guardian wrote, by the names of their logs."""
+def _logs(session: Path, name: str, own_log: Path | None) -> list[tuple[Path, str]]:
+    """What a program and its guardian wrote.  Redis has two logs of one name."""
     paths = (session / f"{name}.log", own_log, session / "guardian.log")
-    return {
-        path.name: path.read_text(encoding="utf-8", errors="replace")
+    return [
+        (path, path.read_text(encoding="utf-8", errors="replace"))
         for path in paths
         if path is not None and path.exists()
-    }
+    ]
 
 
 def _report_nothing(_: str) -> None:
