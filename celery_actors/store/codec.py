@@ -37,6 +37,8 @@ __all__ = ["Codec"]
 logger = logging.getLogger(__name__)
 
 _DIGEST_BYTES = 16
+_MOST_INLINE = 1024 * 1024
+_MOST_REASON = 2000  # characters
 
 
 class Codec:
@@ -65,14 +67,22 @@ class Codec:
         """Whether a pickled value is so large that it goes to shared memory."""
         return self.shares and dumped.nbytes > self._limit
 
-    def encode(self, oid: bytes, dumped: Dumped, flags: int = 0, receiver: bytes = b"") -> bytes:
+    def encode(
+        self,
+        oid: bytes,
+        dumped: Dumped,
+        flags: int = 0,
+        receiver: bytes = b"",
+        inline: bool = False,
+    ) -> bytes:
         """Return the stored form of a pickled value; large ones are written to the node.
 
         :param receiver: of a call's arguments, the actor that the call goes to: what lies in
             shared memory says so (see ``store/sweep.py``).
+        :param inline: not in shared memory, however large: it is kept elsewhere than in the store.
         """
         frames = dumped.frames
-        if self.shared(dumped):
+        if not inline and self.shared(dumped):
             segment = self._write(oid + receiver, [memoryview(frame) for frame in frames])
             # Only the pickle stream and the layout are signed: nothing else of the
             # segment can run code.
@@ -99,12 +109,25 @@ class Codec:
         """Return the stored form of an error; getting it raises."""
         return self.encode_dumped_error(oid, self.dump_error(error))
 
+    def encode_error_inline(self, oid: bytes, error: TaskError) -> bytes:
+        """As :meth:`encode_error`, for a record: that outlives what this process has in memory.
+
+        Records are read often: the cause of an error of more than 1 MiB is replaced by its text.
+        """
+        dumped = self.dump_error(error)
+        if dumped.nbytes > _MOST_INLINE:
+            told = told_by(error)
+            why = f"the exception that {told.function_name} raised is too large ({dumped.nbytes} B)"
+            cause = _in_place(why, told.remote_traceback)
+            dumped = self.dump_error(TaskError(told.function_name, told.remote_traceback, cause))
+        return self.encode(oid, dumped, ValueFlag.ERROR, inline=True)
+
     def encode_dumped_error(self, oid: bytes, dumped: Dumped) -> bytes:
         """As :meth:`encode_error`, of what :meth:`dump_error` returned."""
         return self.encode(oid, dumped, ValueFlag.ERROR)
 
     def dump_error(self, error: BaseException) -> Dumped:
-        """Pickle an error; of one that can't be pickled, its text and why."""
+        """Pickle an error; if it can't be pickled, its text and the reason."""
         if isinstance(error, TaskError):
             return _dump_task_error(*told_by(error))
         try:
@@ -214,7 +237,7 @@ def _dump_cause(function_name: str, remote_traceback: str, cause: BaseException)
         try:
             return _dump_form(form, cause)
         except BaseException as error:  # noqa: BLE001 - a user's exception may fail in any way
-            why = text_of(error)
+            why = text_of(error)[:_MOST_REASON]
     why = f"the exception {name_of(cause)} that {function_name} raised can't be pickled: {why}"
     logger.warning("%s", why)
     return _dump_form(_itself, _in_place(why, remote_traceback))

@@ -59,20 +59,25 @@ def speak_as(launch: Launch) -> None:
 
 
 def say(why: str, over: bool = False) -> None:
-    """Leave the last words of this process, unless it has said some.  Any thread."""
+    """Leave the last words of this process, unless it has said some.  Any thread.
+
+    Raises nothing: whoever speaks is about to end the process.
+    """
     if _speaker is None or _speaker[0] != os.getpid():
         return
     try:
         _speaker[1].parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         descriptor = os.open(_speaker[1], flags, 0o600)
+        try:
+            # Shared memory may be full: that shows here, and not where the file is made.
+            os.write(descriptor, json.dumps(LastWords(why, over)._asdict()).encode())
+        finally:
+            os.close(descriptor)
     except FileExistsError:
         return
     except OSError as error:
         logger.warning("the node can't be told why this process ends (%s): %s", error, why)
-        return
-    with os.fdopen(descriptor, "w") as file:
-        json.dump(LastWords(why, over)._asdict(), file)
 
 
 def take_back() -> None:

@@ -443,7 +443,7 @@ class ActorProcess:
             launch.actor_id,
             launch.incarnation,
             f"its constructor raised {name_of(error)}: {text_of(error)}"[:_MOST_CAUSE],
-            self._process.codec.encode_error(oid, wrapped),
+            self._process.codec.encode_error_inline(oid, wrapped),
         )
 
     def _shut_down_instance(self) -> None:

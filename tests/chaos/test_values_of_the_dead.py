@@ -19,7 +19,7 @@ import celery_actors as ray
 from celery_actors.client.current import require_process
 from celery_actors.handle import actor_id_of
 from celery_actors.local import PrivateCluster
-from celery_actors.store.segment import is_ring
+from celery_actors.store.segment import held_value, is_ring
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -198,3 +198,26 @@ def test_arguments_of_a_killed_driver_s_call_to_a_detached_actor_are_there(
     ray.kill(log)
     assert kept == ARGUMENT
     files.wait(set(), "nothing of the driver")
+
+
+@ray.remote(num_cpus=0)
+class NeverMade:
+    def __init__(self, size: int) -> None:
+        raise ValueError("x" * size)
+
+    def ask(self) -> None:
+        """Nobody does."""
+
+
+@pytest.mark.parametrize("size", [100_000, 3_000_000])
+def test_why_a_constructor_failed_outlives_its_process(brokers: PrivateCluster, size: int) -> None:
+    before = set(shared_memory_files(brokers))
+    actor = NeverMade.remote(size)
+    with pytest.raises(ray.exceptions.ActorDiedError) as raised:
+        ray.get(actor.ask.remote(), timeout=60)
+    cause = raised.value.__cause__
+    assert isinstance(cause, ray.exceptions.RayTaskError)
+    assert "NeverMade.__init__" in str(cause)
+    assert isinstance(cause, ValueError) == (size < 1_000_000), "a record is not made as large"
+    new = [SHARED_MEMORY / name for name in set(shared_memory_files(brokers)) - before]
+    assert not [file for file in new if file.is_file() and held_value(file)], "it is in the record"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from pathlib import Path
 
 import pytest
@@ -78,10 +79,24 @@ def test_without_room_for_words_the_process_ends_as_well(launch: Launch, tmp_pat
     say("a cause")
 
 
+def test_words_that_cannot_be_written_do_not_keep_the_process(launch: Launch) -> None:
+    pid = os.fork()
+    if pid == 0:  # as in full shared memory: the file can be made, and nothing written
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+        speak_as(launch)
+        try:
+            say("a cause", over=True)
+            os._exit(0)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert last_words(launch) is None
+
+
 def test_words_go_with_their_node(launch: Launch, tmp_path: Path) -> None:
     speak_as(launch)
     say("a cause")
-    sweep = Sweep(lambda oids: [False] * len(oids), lambda _actor: False, 600.0)
+    sweep = Sweep(lambda oids: [False] * len(oids), lambda _: False, lambda _: False, 600.0)
     assert sweep.run(tmp_path / "memory", lambda _owner: True) == 0
     assert last_words(launch) is not None
     assert sweep.run(tmp_path / "memory", lambda _owner: False) == 1
