@@ -348,10 +348,12 @@ class Sender:
                     and not self._shared_under_way()
                 )
                 encoded = [call.encode(apart) for call in batch]
-                arguments = [entry for call in batch for entry in call.arguments]
+                arguments: list[Entry] = []
                 is_executor = box.kept is not None  # it ends with this process
                 for call in batch:
                     call.sent = True
+                    if call.arguments:
+                        arguments += call.arguments
                 caller = self._p.caller  # others take a new one with new outboxes, under the lock
             if arguments and not is_executor:
                 self.mark_carried(arguments)

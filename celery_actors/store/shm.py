@@ -234,6 +234,14 @@ class SharedMemoryStore:
         self._claim(self.directory)
         return self.directory / f"{self._prefix}r{next(self._serials):x}"
 
+    def claim(self) -> None:
+        """Be known to live before the first file: others write files under this owner's name.
+
+        Raises:
+            RuntimeError, OSError: as in `ring_path`.
+        """
+        self._claim(self.directory)
+
     def _claim(self, directory: Path) -> None:
         with self._lock:
             self._check_usable()
@@ -300,8 +308,8 @@ class SharedMemoryStore:
         try:
             # The shared lock keeps the owner from writing the file anew under our mark.
             fd = open_segment(self._path(segment), segment.lengths, os.O_RDWR)
-        except (SegmentLost, PermissionError):
-            return  # it is another machine's
+        except OSError:
+            return  # it is another machine's, or no descriptor is left: the call goes all the same
         try:
             os.pwrite(fd, b"\1", CARRIED_OFFSET)
         finally:

@@ -1,7 +1,9 @@
 """What becomes of the files in shared memory whose process is gone.
 
-Only files of an owner whose marker is unlocked are removed: two clusters that share a machine know
-nothing of each other's leases, but cannot sweep each other's files.
+Only files of an owner whose marker is unlocked are removed. So two clusters that share a machine,
+and its directory, keep the files of each other's living processes. They know nothing of each
+other's stores: what a process of one had made may be removed by the other when the process is gone.
+Private clusters have a directory of their own.
 
 While the job of such a process runs:
 
@@ -15,18 +17,23 @@ While the job of such a process runs:
 * the value of a ref that is an argument of a call may be wanted in the same way, when all who have
   the ref are gone: it stays for as long as results are kept.
 
-When the job is over all goes but arguments for an actor that lives: a detached one.
+When the job is over all goes but
+
+* arguments for an actor that lives: a detached one;
+* values that are stored and that a living process's call made: the results of a detached actor
+  outlive its process, as others do.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from time import monotonic
 
-from celery_actors.ids import OBJECT_BYTES
+from celery_actors.ids import CALLER_BYTES, OBJECT_BYTES
 from celery_actors.store.owners import lock_marker
 from celery_actors.store.segment import NAME, HeldValue, held_value, is_ring
 
@@ -39,6 +46,7 @@ class Sweep:
     Args:
         stored: says of object ids whether their values are in the store.
         receives: whether an actor (16 bytes) may still run calls.
+        lives: whether a process (by its caller id, 8 bytes) runs.
         keep_seconds: how long what calls carry stays after its process was found gone.
     """
 
@@ -46,10 +54,12 @@ class Sweep:
         self,
         stored: Callable[[Sequence[bytes]], Sequence[bool]],
         receives: Callable[[bytes], bool],
+        lives: Callable[[bytes], bool],
         keep_seconds: float,
     ) -> None:
         self._stored = stored
         self._receives = receives
+        self._lives = lives
         self._keep_seconds = keep_seconds
         self._gone: dict[Path, float] = {}  # by marker: since when we know that its process is gone
 
@@ -67,6 +77,7 @@ class Sweep:
         removed = 0
         gone: dict[Path, float] = {}
         asked: list[tuple[Path, bytes]] = []
+        receives, lives = functools.cache(self._receives), functools.cache(self._lives)
         for owner, marker, paths in _by_owner(directory):
             runs = in_use(owner)
             fd = lock_marker(marker)
@@ -81,10 +92,13 @@ class Sweep:
                         value = None if ring else held_value(path)
                         if value is not None and not value.object_id:
                             value = None  # its process's own copy of another node's value
-                        carried = value is not None and self._is_carried(value, runs, since)
+                        carried = wanted = False
+                        if value is not None:
+                            carried = self._is_carried(value, runs, since, receives)
+                            wanted = runs or lives(value.object_id[:CALLER_BYTES])
                         # Without a marker it may run and have written nothing itself: the flight
                         # recorders of a node's actors have its name.
-                        if not carried and not (runs and (value or (fd < 0 and not ring))):
+                        if not (carried or wanted or (runs and fd < 0 and not ring)):
                             path.unlink()
                             removed += 1
                             continue
@@ -101,12 +115,14 @@ class Sweep:
         self._gone = {m: t for m, t in self._gone.items() if m.parent != directory} | gone
         return removed + self._remove_unstored(asked)
 
-    def _is_carried(self, value: HeldValue, runs: bool, since: float) -> bool:
+    def _is_carried(
+        self, value: HeldValue, runs: bool, since: float, receives: Callable[[bytes], bool]
+    ) -> bool:
         """Whether a call that nobody has run may still want a value."""
         if monotonic() - since >= self._keep_seconds:
             return False
         receiver = value.object_id[OBJECT_BYTES:]
-        return self._receives(receiver) if receiver else runs and value.carried
+        return receives(receiver) if receiver else runs and value.carried
 
     def _remove_unstored(self, values: Sequence[tuple[Path, bytes]]) -> int:
         removed = 0

@@ -41,7 +41,12 @@ class Janitor:
         self._node_id = node_id
         self._kill_here = kill_here
         self._results = Results(postman.redis, settings.prefix, settings.result_ttl)
-        self._sweep = Sweep(self._results.are_stored, self._receives, settings.result_ttl)
+        self._sweep = Sweep(
+            self._results.are_stored,
+            self._receives,
+            lambda caller: control.caller_alive(caller.hex()),
+            settings.result_ttl,
+        )
 
     def work(self) -> None:
         """Look for leases that have ended, and for what they left."""

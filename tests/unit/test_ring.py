@@ -289,7 +289,7 @@ def test_a_fork_writes_nothing_into_its_parent_s_ring(rings: Rings) -> None:
 
 
 def nothing_stored() -> Sweep:
-    return Sweep(lambda oids: [False] * len(oids), lambda _actor: False, 600.0)
+    return Sweep(lambda oids: [False] * len(oids), lambda _: False, lambda _: False, 600.0)
 
 
 def test_rings_of_the_dead_are_swept(directory: Path, tmp_path: Path) -> None:

@@ -696,9 +696,17 @@ CRASH = (
 
 
 def a_sweep(
-    stored: Container[bytes] = (), receivers: Container[bytes] = (), keep_seconds: float = 600.0
+    stored: Container[bytes] = (),
+    receivers: Container[bytes] = (),
+    living: Container[bytes] = (),
+    keep_seconds: float = 600.0,
 ) -> Sweep:
-    return Sweep(lambda oids: [oid in stored for oid in oids], receivers.__contains__, keep_seconds)
+    return Sweep(
+        lambda oids: [oid in stored for oid in oids],
+        receivers.__contains__,
+        living.__contains__,
+        keep_seconds,
+    )
 
 
 def sweep(directory: Path, in_use: Callable[[str], bool]) -> int:
@@ -840,6 +848,17 @@ def test_of_the_dead_a_copy_of_another_nodes_value_goes_at_once(
     assert a_sweep().run(reader.directory, runs) == 1
 
 
+def test_of_the_dead_of_a_job_that_is_over_what_the_living_had_made_stays(
+    make: MakeStore, tmp_path: Path
+) -> None:
+    reader, (result, other) = left_by_the_dead(make, tmp_path, OBJECT, OTHER)
+    one = a_sweep({OBJECT, OTHER}, living={OBJECT[:8]})  # as of a detached actor's results
+    assert one.run(reader.directory, is_over) == 1
+    assert one.run(reader.directory, is_over) == 0
+    assert (reader.has(result), reader.has(other)) == (True, False)
+    assert a_sweep().run(reader.directory, is_over) == 1
+
+
 def test_the_value_of_a_ref_argument_goes_with_the_job(make: MakeStore, tmp_path: Path) -> None:
     reader, (carried,) = left_by_the_dead(make, tmp_path, OBJECT)
     reader.mark_carried(carried)
@@ -864,6 +883,15 @@ def test_sweep_keeps_what_others_wrote_for_an_owner_that_lives(tmp_path: Path) -
     assert sweep(tmp_path, lambda owner: True) == 0
     assert recorder.exists()
     assert sweep(tmp_path, lambda owner: False) == 1
+
+
+def test_what_a_nodes_actors_wrote_is_nobody_elses_to_sweep(make: MakeStore) -> None:
+    store = make("node.0123")
+    store.claim()
+    recorder = store.directory / f"{file_prefix(store.node, store.owner)}{'ab' * 8}"
+    recorder.write_bytes(bytes(1024))
+    assert sweep(store.directory, lambda owner: False) == 0, "of another cluster, on this machine"
+    recorder.unlink()
 
 
 def test_owner_that_comes_back_does_not_meet_its_old_files(make: MakeStore, tmp_path: Path) -> None:
