@@ -96,15 +96,16 @@ class _DriversModules(MetaPathFinder):
         return said
 
     def _ask(self, name: str) -> str | None:
-        """Return what the driver says of a module; ``None``: it is gone, or does not answer.
+        """Return what the driver says of a module; ``None``: it does not answer.
 
         Its answer may come later, and is then read at the next import of that name.
         """
         process = self._process
         blob = process.control.module(process.job_id, name)
         if blob is None and monotonic() >= self._ask_at.get(name, 0.0):
-            if process.control.caller_alive(self._driver):
-                blob = self._answer(name)
+            if not process.control.caller_alive(self._driver):
+                return ""  # for good: a caller's id never comes back
+            blob = self._answer(name)
             self._ask_at[name] = monotonic() + _AGAIN_SECONDS
         if blob is None:
             return None
