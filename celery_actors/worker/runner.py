@@ -366,8 +366,8 @@ class Runner:
     def cancelled(self, run: Run) -> ActorsError:
         """Return the error of a call that was cancelled while it ran.
 
-        Of a coroutine it is a :class:`TaskError` as well (as Ray's): the cancellation was raised
-        in it.
+        For a coroutine the error is also a :class:`TaskError` (as Ray's): the cancellation was
+        raised in it.
         """
         name = self._instance.describe(run.call.method)
         error = TaskCancelledError(f"{name} was cancelled")
