@@ -234,14 +234,6 @@ class SharedMemoryStore:
         self._claim(self.directory)
         return self.directory / f"{self._prefix}r{next(self._serials):x}"
 
-    def claim(self) -> None:
-        """Be known to live before the first file: others write files under this owner's name.
-
-        Raises:
-            RuntimeError, OSError: as in `ring_path`.
-        """
-        self._claim(self.directory)
-
     def _claim(self, directory: Path) -> None:
         with self._lock:
             self._check_usable()

@@ -164,10 +164,6 @@ class NodeAgent:
 
     def _run(self) -> None:
         self._open_environments()
-        try:
-            self._store.claim()  # else other clusters would take its actors' recorders for nobody's
-        except (OSError, RuntimeError) as error:
-            logger.error("node %s can't write to shared memory: %s", self.name, error)
         self._children.start_server()
         joined = False
         due = 0.0
@@ -296,7 +292,7 @@ class NodeAgent:
             self.name,
             self.settings.lease,
         )
-        self._end_children()
+        self._children.stop()
         self._stopping = True
         self._on_lease_lost()
 
@@ -410,14 +406,9 @@ class NodeAgent:
         if reaped.over:
             self._janitor.actor_is_gone(placement.actor_id)
 
-    def _end_children(self) -> None:
-        """Kill all processes; what they left to be read here nobody will read."""
-        for child in self._children.stop():
-            _remove_files(child.launch)
-
     def _leave(self, joined: bool) -> None:
         self._lease.close()
-        self._end_children()
+        self._children.stop()
         self._environments.close()
         try:
             if joined:

@@ -885,15 +885,6 @@ def test_sweep_keeps_what_others_wrote_for_an_owner_that_lives(tmp_path: Path) -
     assert sweep(tmp_path, lambda owner: False) == 1
 
 
-def test_what_a_nodes_actors_wrote_is_nobody_elses_to_sweep(make: MakeStore) -> None:
-    store = make("node.0123")
-    store.claim()
-    recorder = store.directory / f"{file_prefix(store.node, store.owner)}{'ab' * 8}"
-    recorder.write_bytes(bytes(1024))
-    assert sweep(store.directory, lambda owner: False) == 0, "of another cluster, on this machine"
-    recorder.unlink()
-
-
 def test_owner_that_comes_back_does_not_meet_its_old_files(make: MakeStore, tmp_path: Path) -> None:
     store = make("crashed")
     crashed = python(CRASH, store.directory, tmp_path / "spill")
