@@ -3,8 +3,6 @@
 Its exit status can't say so: user code may exit with any.  So the words lie in a file in shared
 memory, beside the flight recorder.  The node worker reads them after it has reaped the process.
 They need neither server, and stay when the process is killed after them.
-
-The file is named as one of the node's, so that the sweep of a dead node's files finds it.
 """
 
 from __future__ import annotations
@@ -15,7 +13,6 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-from celery_actors.store.owners import file_prefix
 from celery_actors.worker.launch import Launch
 
 __all__ = [
@@ -30,6 +27,7 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
+_MARK = "w"
 OWN_ERROR = "an error of celery_actors itself ended its process: its log has the traceback"
 
 
@@ -44,18 +42,13 @@ class LastWords(NamedTuple):
     over: bool = False
 
 
-def _path(launch: Launch) -> Path:
-    prefix = file_prefix(launch.node_id, f"node.{launch.node_id}")
-    return Path(launch.settings.shared_memory_dir) / f"{prefix}w{launch.incarnation}"
-
-
 _speaker: tuple[int, Path] | None = None  # this process's id, and where its words go
 
 
 def speak_as(launch: Launch) -> None:
     """Say which process this is.  Children that user code forks are not it."""
     global _speaker
-    _speaker = os.getpid(), _path(launch)
+    _speaker = os.getpid(), launch.left_file(_MARK)
 
 
 def say(why: str, over: bool = False) -> None:
@@ -89,11 +82,11 @@ def take_back() -> None:
 def last_words(launch: Launch) -> LastWords | None:
     """Return what a process, which has been reaped, said at last."""
     try:
-        return LastWords(**json.loads(_path(launch).read_bytes()))
+        return LastWords(**json.loads(launch.left_file(_MARK).read_bytes()))
     except (OSError, ValueError, TypeError):  # it said nothing, or was killed while it spoke
         return None
 
 
 def forget_last_words(launch: Launch) -> None:
     """Remove what a process said, once the records know."""
-    _path(launch).unlink(missing_ok=True)
+    launch.left_file(_MARK).unlink(missing_ok=True)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from celery_actors.config import Settings
 from celery_actors.control.records import ActorKind
+from celery_actors.store.owners import file_prefix
 
 __all__ = ["Launch"]
 
@@ -48,3 +50,13 @@ class Launch:
     records_calls: bool = False
     attempts: Mapping[str, int] = field(default_factory=dict)
     interrupted_unknown: bool = False
+
+    def left_file(self, mark: str = "") -> Path:
+        """Return where this process leaves in shared memory what its node reads after its end.
+
+        The file is named as one of the node's, so that the sweep of a dead node's files finds it.
+
+        :param mark: what tells the kinds of such files apart (see :data:`.segment.NAME`).
+        """
+        prefix = file_prefix(self.node_id, f"node.{self.node_id}")
+        return Path(self.settings.shared_memory_dir) / f"{prefix}{mark}{self.incarnation}"

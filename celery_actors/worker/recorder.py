@@ -4,9 +4,6 @@ An actor that may be begun again writes the id of each call that it starts to a 
 shared memory, and takes it out when the call is committed.  The page outlives ``kill -9``;
 the node worker reads it after it has reaped the process.  What stands in it then is exactly
 what the death interrupted: those calls may have had their effects or not.
-
-The file is named as one of the node's segments, so that the sweep of a dead node's files
-finds it.
 """
 
 from __future__ import annotations
@@ -14,20 +11,13 @@ from __future__ import annotations
 import mmap
 import os
 import threading
-from pathlib import Path
 
-from celery_actors.store.owners import file_prefix
 from celery_actors.worker.launch import Launch
 
 __all__ = ["Recorder", "forget_recorder", "interrupted_calls"]
 
 _ID_BYTES = 16
 _NOTHING = bytes(_ID_BYTES)
-
-
-def _path(launch: Launch) -> Path:
-    prefix = file_prefix(launch.node_id, f"node.{launch.node_id}")
-    return Path(launch.settings.shared_memory_dir) / f"{prefix}{launch.incarnation}"
 
 
 class Recorder:
@@ -38,7 +28,7 @@ class Recorder:
 
     def __init__(self, launch: Launch, slots: int) -> None:
         size = slots * _ID_BYTES
-        path = _path(launch)
+        path = launch.left_file()
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         try:
@@ -78,7 +68,7 @@ def interrupted_calls(launch: Launch) -> list[str]:
     :param launch: of the process, which has been reaped.
     """
     try:
-        data = _path(launch).read_bytes()
+        data = launch.left_file().read_bytes()
     except FileNotFoundError:  # it did not get as far
         return []
     ids = (data[at : at + _ID_BYTES] for at in range(0, len(data), _ID_BYTES))
@@ -87,4 +77,4 @@ def interrupted_calls(launch: Launch) -> list[str]:
 
 def forget_recorder(launch: Launch) -> None:
     """Remove a process's recorder, once the records know what stood in it."""
-    _path(launch).unlink(missing_ok=True)
+    launch.left_file().unlink(missing_ok=True)
