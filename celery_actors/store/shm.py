@@ -301,7 +301,8 @@ class SharedMemoryStore:
             # The shared lock keeps the owner from writing the file anew under our mark.
             fd = open_segment(self._path(segment), segment.lengths, os.O_RDWR)
         except OSError:
-            return  # it is another machine's, or no descriptor is left: the call goes all the same
+            # The file is on another machine, or no descriptor is free. The call is sent anyway.
+            return
         try:
             os.pwrite(fd, b"\1", CARRIED_OFFSET)
         finally:

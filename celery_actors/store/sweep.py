@@ -88,17 +88,16 @@ class Sweep:
                 kept = 0
                 for path in paths:
                     with contextlib.suppress(FileNotFoundError, PermissionError):
-                        ring = is_ring(path.name)
-                        value = None if ring else held_value(path)
-                        if value is not None and not value.object_id:
-                            value = None  # its process's own copy of another node's value
+                        value = _value_in(path)
                         carried = wanted = False
                         if value is not None:
                             carried = self._is_carried(value, runs, since, receives)
                             wanted = runs or lives(value.object_id[:CALLER_BYTES])
-                        # Without a marker it may run and have written nothing itself: the flight
-                        # recorders of a node's actors have its name.
-                        if not (carried or wanted or (runs and fd < 0 and not ring)):
+                        elif runs and fd < 0 and not is_ring(path.name):
+                            # Without a marker it may run and have written nothing itself: the
+                            # flight recorders of a node's actors have its name.
+                            wanted = True
+                        if not (carried or wanted):
                             path.unlink()
                             removed += 1
                             continue
@@ -133,6 +132,12 @@ class Sweep:
                     path.unlink()
                     removed += 1
         return removed
+
+
+def _value_in(path: Path) -> HeldValue | None:
+    """Return the value in a file; none is in a ring, or a copy of another node's value."""
+    value = None if is_ring(path.name) else held_value(path)
+    return value if value is not None and value.object_id else None
 
 
 def _by_owner(directory: Path) -> Iterator[tuple[str, Path, list[Path]]]:

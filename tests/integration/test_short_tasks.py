@@ -108,7 +108,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def _short_of_late() -> None:
-    """Have it that tasks have been short of late, and that all executors have run one."""
+    """Set what the pools have measured: tasks are short, and each executor has run one."""
     for pool in require_process().executors._pools.values():
         pool.usual = 0.0005
         for lease in pool.leases.values():
